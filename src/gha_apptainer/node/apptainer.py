@@ -1,0 +1,122 @@
+"""The only module that builds Apptainer command lines and environments."""
+from __future__ import annotations
+
+import os.path
+import sys
+from typing import Mapping, Sequence
+
+from gha_apptainer.domain.containers import Args, Env
+from gha_apptainer.domain.hosts import IdRange
+from gha_apptainer.node.process import BASE_PATH
+
+MKSQUASHFS_ARGS = "-comp zstd -Xcompression-level 1"
+"""Builds 2.7 times faster than the default, reads twice as fast and is 5 % larger."""
+
+PASSED_TO_BUILDS = (
+    "http_proxy", "https_proxy", "no_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY",
+    "SSL_CERT_FILE", "SSL_CERT_DIR",
+)  # fmt: skip
+"""What a build takes over from our own environment: how to reach the network, and nothing else."""
+
+_GUARD = r"""
+import ctypes, os, signal, sys
+NEWUSER, PDEATHSIG = 0x10000000, 1
+libc = ctypes.CDLL(None, use_errno=True)
+parent, uids, gids = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+def end(*_):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.killpg(0, signal.SIGKILL)
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, end)
+libc.prctl(PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+if os.getppid() != parent:
+    os._exit(125)
+ready, mapped = os.pipe(), os.pipe()
+child = os.fork()
+if child == 0:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    os.umask(0o022)
+    if uids:
+        if libc.unshare(NEWUSER):
+            sys.stderr.write("cannot make a user namespace: %s\n" % os.strerror(ctypes.get_errno()))
+            os._exit(125)
+        os.write(ready[1], b"x")
+        if os.read(mapped[0], 1) != b"x":
+            os._exit(125)
+    libc.prctl(PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    try:
+        os.execvpe(sys.argv[4], sys.argv[4:], os.environ)
+    except OSError as error:
+        sys.stderr.write("cannot start %s: %s\n" % (sys.argv[4], error.strerror))
+        os._exit(125)
+os.close(ready[1])
+os.close(mapped[0])
+if uids and os.read(ready[0], 1) == b"x":
+    try:
+        for kind, table in (("uid_map", uids), ("gid_map", gids)):
+            with open("/proc/%d/%s" % (child, kind), "w") as handle:
+                handle.write(table.replace(",", "\n") + "\n")
+        os.write(mapped[1], b"x")
+    except OSError as error:
+        sys.stderr.write("cannot map ids in a user namespace: %s\n" % error.strerror)
+os.close(mapped[1])
+code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+sys.exit(code if code >= 0 else 128 - code)
+"""
+
+
+def build_argv(
+    apptainer: str,
+    source: str,
+    target: str,
+    *,
+    sandbox: bool,
+    plain_http: bool = False,
+    authfile: str = "",
+    fix_perms: bool = False,
+) -> Args:
+    """`apptainer build` of `target` from `source` (docker://…, a SIF or a directory), as a directory or as a SIF.
+
+    `fix_perms` gives an ordinary user rwX on everything, without which he could neither read nor remove some images.
+    """
+    argv = [apptainer, "-s", "build", "--force", "--disable-cache"]
+    if sandbox:
+        argv.append("--sandbox")
+    else:
+        argv += ["--mksquashfs-args", MKSQUASHFS_ARGS]
+    if fix_perms:
+        argv.append("--fix-perms")
+    if plain_http:
+        argv.append("--no-https")
+    if authfile:
+        argv += ["--authfile", authfile]
+    return (*argv, target, source)
+
+
+def build_env(apptainer: str, home: str, temporary: str, environ: Mapping[str, str]) -> Env:
+    """The whole environment of a build: its own home, cache and temporary directories, and the caller's proxies."""
+    beside = os.path.dirname(apptainer)
+    own = {
+        "PATH": "%s:%s" % (beside, BASE_PATH) if beside else BASE_PATH,
+        "HOME": home,
+        "LANG": "C.UTF-8",
+        "TMPDIR": temporary,
+        "APPTAINER_TMPDIR": temporary,
+        "APPTAINER_CACHEDIR": os.path.join(home, "cache"),
+        "APPTAINER_CONFIGDIR": os.path.join(home, "config"),
+    }
+    own.update({name: environ[name] for name in PASSED_TO_BUILDS if name in environ})
+    return tuple(own.items())
+
+
+def guarded_argv(argv: Args, parent: int, uids: Sequence[IdRange] = (), gids: Sequence[IdRange] = ()) -> Args:
+    """`argv` under a small parent of its own, which ends the whole process group when process `parent` (ours) is gone.
+
+    With id ranges it runs in a user namespace that maps them to themselves: root there has every right over files and
+    none over the machine, and it works for a root that lacks capabilities, where plain Apptainer refuses to start. To be run by
+    `process.run`, which makes it a group leader.
+    """
+    table = [",".join("%d %d %d" % (one.first, one.first, one.count) for one in ranges) for ranges in (uids, gids)]
+    return (sys.executable, "-I", "-S", "-c", _GUARD, str(parent), *table, *argv)
