@@ -45,6 +45,7 @@ calls below are answered with success and do nothing; every other call, and ever
 
 The joiner imports this module on its shortest path: constants only, no imports.
 """
+
 from __future__ import annotations
 
 _HOLDER_X86_64 = (
