@@ -3,10 +3,11 @@ from __future__ import annotations
 
 import os.path
 import sys
-from typing import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Mapping, Sequence, Tuple
 
 from gha_apptainer.domain.containers import Args, Env
-from gha_apptainer.domain.hosts import IdRange
+from gha_apptainer.domain.hosts import HostFacts, IdRange
 from gha_apptainer.node.process import BASE_PATH
 
 MKSQUASHFS_ARGS = "-comp zstd -Xcompression-level 1"
@@ -120,3 +121,59 @@ def guarded_argv(argv: Args, parent: int, uids: Sequence[IdRange] = (), gids: Se
     """
     table = [",".join("%d %d %d" % (one.first, one.first, one.count) for one in ranges) for ranges in (uids, gids)]
     return (sys.executable, "-I", "-S", "-c", _GUARD, str(parent), *table, *argv)
+
+
+ENGINE_CONFIG = (
+    ("config passwd", "no"),
+    ("config group", "no"),
+    ("config resolv_conf", "no"),
+    ("mount home", "no"),
+    ("mount tmp", "no"),
+    ("mount hostfs", "no"),
+    ("enable overlay", "no"),
+)
+"""What Apptainer would mount or generate by itself is ours to decide; useradd cannot rename over a passwd file that it had bound."""
+
+
+@dataclass(frozen=True)
+class Bind:
+    """One bind mount, absolute paths on both sides."""
+
+    source: str
+    target: str
+    read_only: bool = False
+
+
+def engine_config() -> str:
+    """The configuration file with which the engine starts Apptainer: nothing of the host comes in unasked."""
+    return "".join("%s = %s\n" % row for row in ENGINE_CONFIG)
+
+
+def mount_option(bind: Bind) -> str:
+    """The value of --mount: one CSV record, so that every path passes."""
+    fields = ["type=bind", "source=" + bind.source, "destination=" + bind.target] + (["ro"] if bind.read_only else [])
+    return ",".join('"%s"' % field.replace('"', '""') if any(mark in field for mark in ',"\n') else field for field in fields)
+
+
+def exec_argv(
+    host: HostFacts, root: str, program: Args, *, config: str, binds: Tuple[Bind, ...], gpu: Args = (), fresh_proc: bool = True
+) -> Args:
+    """Start a container around `program` in the mounted root directory `root`.
+
+    Contained (-C): own pid and ipc namespace, minimal /dev. --no-init: `program` is process 1. `config` is a file with engine_config,
+    empty where the installation refuses the option (setuid). `fresh_proc` False is for hosts that forbid a new proc mount.
+    """
+    argv = [host.apptainer, "-s"]
+    if config:
+        argv += ["--config", config]
+    argv += ["exec", "-C", "--no-init", "--no-home", "--writable", "--cwd", "/"]
+    if host.apptainer_setuid:
+        argv.append("--userns")
+    unwanted = ["hostfs", "bind-paths"] + ([] if config else ["home", "tmp", "cwd"]) + ([] if fresh_proc else ["proc"])
+    argv += ["--no-mount", ",".join(unwanted)]
+    if not fresh_proc:
+        argv += ["--mount", mount_option(Bind("/proc", "/proc"))]
+    argv += list(gpu)
+    for bind in binds:
+        argv += ["--mount", mount_option(bind)]
+    return (*argv, root, *program)

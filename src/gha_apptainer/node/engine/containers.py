@@ -1,0 +1,502 @@
+"""`ApptainerEngine`: containers by id, for faces that are separate processes and meet only in the records on disk."""
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import time
+from typing import Any, Callable, Iterator, List, NoReturn, Optional, Protocol, Sequence, Tuple
+
+from gha_apptainer.domain import errors
+from gha_apptainer.domain.containers import CREATED, EXITED, RUNNING, Container, ContainerSpec, ExecRequest, ExitStatus, LogLine, Stdio
+from gha_apptainer.domain.documents import from_plain, to_json
+from gha_apptainer.domain.errors import DOCKER_FAILURE, EngineFailed, GhaError, HostUnfit, InputError, TimedOut
+from gha_apptainer.domain.findings import OK, WARN, Finding
+from gha_apptainer.domain.hosts import HostFacts
+from gha_apptainer.domain.images import SIF
+from gha_apptainer.domain.settings import NodeSettings
+from gha_apptainer.node import files, process
+from gha_apptainer.node.engine import flat, join, kernel, layers, logs, setup, starting, terminal
+from gha_apptainer.node.engine.monitor import Job, Monitor
+from gha_apptainer.node.engine.records import Records
+
+PROXIED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals that a foreground command hands on to its container's main process."""
+CANCELLING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_MESSAGE = 1 << 18
+_Handler = Any  # what signal.signal gives and takes again
+
+class Engine(Protocol):
+    """What every face sees of an engine. Ids are 64 hex digits; where one is taken, a name or a unique beginning serves too."""
+
+    def create(self, spec: ContainerSpec, name: str = "") -> str: ...
+    def start(self, id: str, stdio: Optional[Stdio] = None) -> None: ...
+    def run(self, spec: ContainerSpec, name: str, stdio: Stdio, *, grace: float = 0.0) -> ExitStatus: ...
+    def exec(self, id: str, request: ExecRequest, stdio: Stdio) -> ExitStatus: ...
+    def stop(self, id: str, grace: float) -> ExitStatus: ...
+    def kill(self, id: str, number: int) -> None: ...
+    def wait(self, id: str, timeout: float) -> Optional[ExitStatus]: ...
+    def logs(self, id: str, *, follow: bool = False, tail: int = -1) -> Iterator[LogLine]: ...
+    def list(self, scope: str = "") -> Sequence[Container]: ...
+    def get(self, id: str) -> Container: ...
+    def remove(self, id: str) -> None: ...
+    def reap(self) -> Sequence[Finding]: ...
+
+
+class ApptainerEngine:
+    """The engine. Give it facts that were probed and settings that were read; it looks nothing up by itself."""
+
+    def __init__(
+        self,
+        host: HostFacts,
+        settings: NodeSettings,
+        *,
+        overlay_reason: Callable[[str, str], str],
+        sif_offset: Callable[[str], int],
+    ) -> None:
+        self._host, self._settings = host, settings
+        self._overlay_reason, self._sif_offset = overlay_reason, sif_offset
+        self._records = Records(host.state_dir)
+
+    # making and starting
+
+    def create(self, spec: ContainerSpec, name: str = "") -> str:
+        """Record a container; nothing runs yet. Raises InputError for a name that is taken."""
+        self._check_host()
+        self.reap()
+        return self._records.add(spec, name)
+
+    def start(self, id: str, stdio: Optional[Stdio] = None) -> None:
+        """Start a created or ended container and return when its main process runs. It goes on by itself afterwards.
+
+        Raises EngineFailed with the cause; a main process that cannot be started is a status, not an error.
+        """
+        channel = self._launch(self._records.find(id), stdio, attached=False)
+        try:
+            self._await_start(channel)
+        finally:
+            channel.close()
+
+    def run(self, spec: ContainerSpec, name: str, stdio: Stdio, *, grace: float = 0.0) -> ExitStatus:
+        """Create, start and wait in the foreground. The container belongs to this process: when it is gone, in whatever way, so is that.
+
+        Signals are handed on to the main process, as `docker run` does. With `grace` (seconds) the first signal cancels: the main
+        process's whole session gets it, and what is left after the grace is killed.
+        """
+        identity = self.create(spec, name)
+        foreground = _Foreground(self._records, identity, stdio, grace)
+        with foreground:
+            channel = self._launch(identity, stdio, attached=True)
+            try:
+                started = self._await_start(channel, foreground)
+                return started if started is not None else foreground.wait(channel)
+            finally:
+                channel.close()
+
+    def _check_host(self) -> None:
+        reason = self._host.userns_reason or self._host.apptainer_reason
+        if reason:
+            raise HostUnfit("containers cannot be started here: " + reason, remedy="gha-apptainer doctor names every finding")
+
+    def _launch(self, identity: str, stdio: Optional[Stdio], *, attached: bool) -> socket.socket:
+        """Decide everything, then fork the monitor; gives our end of the channel to it."""
+        self._check_host()
+        records = self._records
+        container = records.container(identity)
+        if container.state == RUNNING:
+            raise InputError("container %s is running already" % container.name)
+        spec = container.spec
+        base = records.path(identity)
+        layer = starting.layer_directory(identity, base, self._settings)
+        os.makedirs(layer, mode=0o700, exist_ok=True)
+        if os.path.dirname(layer) != base:
+            records.write(identity, "layer.path", layer)
+        foreign = layers.foreign_owner(spec.image, self._host)
+        lower = "" if spec.image.form == SIF else spec.image.rootfs
+        root = layers.plan_root(
+            spec.image,
+            self._host,
+            offset=self._sif_offset(spec.image.rootfs) if spec.image.form == SIF else 0,
+            foreign=foreign,
+            overlay_reason="" if foreign else self._overlay_reason(layer, lower),
+        )
+        plan = starting.plan_start(identity, spec, self._host, base, os.path.join(records.state, "volumes"), _resolv_conf())
+        for name in ("exit.json", "running.json", "join", "monitor"):
+            files.remove_tree(os.path.join(base, name))
+        job = Job(identity, spec, root, plan, layer, attached, fresh_proc=not self._host.proc_reason)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        child = os.fork()
+        if child == 0:
+            self._in_child(job, ours, theirs, stdio, attached)
+        theirs.close()
+        if not attached:
+            os.waitpid(child, 0)  # the short-lived parent of a monitor that must not be our child
+        return ours
+
+    def _in_child(self, job: Job, ours: socket.socket, theirs: socket.socket, stdio: Optional[Stdio], attached: bool) -> NoReturn:
+        if not attached and os.fork():
+            os._exit(0)
+        code = 70
+        try:
+            ours.close()
+            keep, channel = _keep_only(stdio, theirs)
+            Monitor(job, self._records, self._host, self._settings, channel, keep).main()
+        finally:
+            os._exit(code)
+
+    def _await_start(self, channel: socket.socket, foreground: "Optional[_Foreground]" = None) -> Optional[ExitStatus]:
+        """Until the monitor says ready (None), that the main process could not start (its status), or an error (raised)."""
+        while True:
+            if foreground is not None:
+                foreground.forward_if_started()
+            if not select.select([channel], [], [], setup.READY_LIMIT + 60)[0]:
+                raise TimedOut("the container's monitor does not answer")
+            message, handle = terminal.receive_message(channel, _MESSAGE)
+            if handle >= 0:
+                if foreground is not None:
+                    foreground.master = handle
+                continue
+            if not message:
+                raise EngineFailed("the container's monitor was lost while it started", cause="killed, or the machine is out of memory")
+            words = json.loads(message.decode())
+            if "error" in words:
+                raise _error(words["error"])
+            if "end" in words:
+                return from_plain(ExitStatus, words["end"])
+            return None
+
+    # inside a running one
+
+    def exec(self, id: str, request: ExecRequest, stdio: Stdio) -> ExitStatus:
+        """Run a command in a running container and wait for it. It dies with this process. Signals are handed on to it."""
+        identity = self._records.find(id)
+        started = time.time()
+        try:
+            record = flat.read(self._records.path(identity, "join"))
+        except (FileNotFoundError, ValueError):
+            raise InputError("container %s is not running" % id) from None
+        mine, theirs = socket.socketpair()
+        with mine, theirs:
+            command = join.Command(
+                request.argv,
+                request.env,
+                request.cwd,
+                request.user,
+                stdio.stdin,
+                stdio.stdout,
+                stdio.stderr,
+                create_cwd=request.create_cwd,
+                terminal=theirs.fileno() if request.tty else -1,
+                open_terminal=terminal.open_inside,
+            )
+            try:
+                pid = join.spawn(record, command)
+            except join.JoinFailed as failed:
+                return ExitStatus(failed.code, started=started, finished=time.time(), reason=failed.text)
+            handlers = _forward_to(pid)
+            try:
+                if request.tty:
+                    with terminal.Relay(stdio.stdin, stdio.stdout, terminal.receive(mine)) as relay:
+                        relay.run(lambda: process.start_time(pid) == 0)
+                _, status, usage = os.wait4(pid, 0)
+            finally:
+                for number, handler in handlers:
+                    signal.signal(number, handler)
+        code = join.exit_code(status)
+        killed = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        return ExitStatus(code, killed, False, started, time.time(), "", usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime)
+
+    def kill(self, id: str, number: int = signal.SIGKILL) -> None:
+        """Send a signal to the main process; SIGKILL, or any signal to a container without one, ends the container."""
+        identity = self._records.find(id)
+        running = self._records.running(identity)
+        if running is None or self._records.container(identity).state != RUNNING:
+            raise InputError("container %s is not running" % id)
+        if number == signal.SIGKILL or not running.main:
+            _signal(running.init, running.init_started, signal.SIGKILL)
+        else:
+            _signal(running.main, running.main_started, number)
+
+    def stop(self, id: str, grace: float) -> ExitStatus:
+        """The stop signal, the grace (seconds), then SIGKILL to the container's init. Stopped already is fine."""
+        identity = self._records.find(id)
+        container = self._records.container(identity)
+        if container.state == RUNNING:
+            number = signal_number(container.spec.stop_signal)
+            running = self._records.running(identity)
+            if running is not None and running.main and grace > 0:
+                _signal(running.main, running.main_started, number)
+                ended = self.wait(identity, grace)
+                if ended is not None:
+                    return ended
+            if running is not None:
+                _signal(running.init, running.init_started, signal.SIGKILL)
+        ended = self.wait(identity, 30.0)
+        if ended is None:
+            raise TimedOut("container %s does not end" % container.name, remedy="gha-apptainer rm -f removes what is left")
+        return ended
+
+    def wait(self, id: str, timeout: float) -> Optional[ExitStatus]:
+        """How the container ended, or None if it still runs after `timeout` seconds. Nobody's record is "unknown", never 0."""
+        identity = self._records.find(id) if len(id) != 64 else id
+        deadline = time.monotonic() + timeout
+        while True:
+            monitored = process.alive(*self._records.monitor(identity))
+            status = self._records.status(identity)
+            if status is not None and not monitored:
+                return status
+            if not monitored and (not os.path.isdir(self._records.path(identity)) or self._records.running(identity) is not None):
+                return self._records.status(identity) or ExitStatus(DOCKER_FAILURE, reason="unknown: its monitor left no record")
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return None
+            time.sleep(min(left, 0.01))
+
+    # reporting
+
+    def logs(self, id: str, *, follow: bool = False, tail: int = -1) -> Iterator[LogLine]:
+        """What the container wrote, line by line; `follow` goes on until it has ended."""
+        identity = self._records.find(id)
+
+        def ended() -> bool:
+            return not process.alive(*self._records.monitor(identity))
+
+        return logs.read(self._records.path(identity, "log"), follow=follow, tail=tail, ended=ended)
+
+    def list(self, scope: str = "") -> Sequence[Container]:
+        """All containers of this user on this host, oldest first; `scope` limits to one owner's."""
+        self.reap()
+        found = []
+        for identity in self._records.ids():
+            try:
+                container = self._records.container(identity)
+            except FileNotFoundError:
+                continue
+            if not scope or container.spec.owner.scope == scope:
+                found.append(container)
+        return found
+
+    def get(self, id: str) -> Container:
+        """One container by id, name or beginning of an id. Raises InputError."""
+        return self._records.container(self._records.find(id))
+
+    # the end
+
+    def remove(self, id: str) -> None:
+        """End the container if it runs, and remove record, layer and anonymous volumes. Gone already is fine."""
+        try:
+            identity = self._records.find(id)
+        except InputError:
+            if len(id) == 64:
+                return
+            raise
+        if process.alive(*self._records.monitor(identity)):
+            running = self._records.running(identity)
+            if running is not None:
+                _signal(running.init, running.init_started, signal.SIGKILL)
+            self._await_monitor(identity)
+        self._bury(identity)
+        self._records.discard(identity)
+
+    def _await_monitor(self, identity: str, limit: float = 30.0) -> None:
+        deadline = time.monotonic() + limit
+        while True:
+            monitor = self._records.monitor(identity)
+            if not process.alive(*monitor):
+                return
+            if time.monotonic() > deadline:
+                _signal(*monitor, signal.SIGKILL)  # the container's init dies with it, and so do its mounts
+                return
+            time.sleep(0.005)
+
+    def reap(self) -> Sequence[Finding]:
+        """Clean up what dead owners and killed monitors left on this host and boot, and only that. Called by every command."""
+        found: List[Finding] = [Finding("leftover", OK, "removed what was left of %s" % one[:12]) for one in self._records.leftovers()]
+        for identity in self._records.ids():
+            try:
+                finding = self._reap_one(identity)
+            except FileNotFoundError:
+                continue  # another command was faster
+            except GhaError as error:
+                finding = Finding("unreadable", WARN, "container %s: %s" % (identity[:12], error.what), "gha-apptainer rm -f " + identity[:12])
+            if finding is not None:
+                found.append(finding)
+        return found
+
+    def _reap_one(self, identity: str) -> Optional[Finding]:
+        records = self._records
+        monitor = records.monitor(identity)
+        if process.alive(*monitor):
+            return None
+        spec = records.spec(identity)
+        owner_gone = spec.owner.pid != 0 and not process.alive(spec.owner.pid, spec.owner.started)
+        status = records.status(identity)
+        if status is None and monitor != (0, 0):
+            self._bury(identity)
+            status = ExitStatus(DOCKER_FAILURE, finished=time.time(), reason="unknown: its monitor was killed")
+            files.write_whole(records.path(identity, "exit.json"), to_json(status).encode())
+            if not spec.remove and not owner_gone:
+                return Finding("monitor-killed", WARN, "container %s lost its monitor" % records.name(identity))
+        if (spec.remove and status is not None) or (owner_gone and (spec.remove or status is None)):
+            records.discard(identity, status)
+            return Finding("reaped", OK, "removed container %s, whose owner is gone" % identity[:12])
+        return None
+
+    def _bury(self, identity: str) -> None:
+        """See to it that nothing of a container without a monitor runs; its init ends by itself when the monitor's pipe is gone."""
+        running = self._records.running(identity)
+        if running is None:
+            return
+        deadline = time.monotonic() + 5.0
+        while process.alive(running.init, running.init_started) and time.monotonic() < deadline:
+            _signal(running.init, running.init_started, signal.SIGKILL)
+            time.sleep(0.002)
+
+
+def open_engine(host: HostFacts, settings: NodeSettings) -> ApptainerEngine:
+    """The engine as every face uses it, with the host's own probes and the SIF reader behind it."""
+    from gha_apptainer.node.host import overlay_probe
+    from gha_apptainer.node.images.sif import read_sif
+
+    def overlay_reason(upper_parent: str, lower: str) -> str:
+        return overlay_probe(upper_parent, lower, host)
+
+    return ApptainerEngine(host, settings, overlay_reason=overlay_reason, sif_offset=lambda path: read_sif(path).offset)
+
+
+class _Foreground:
+    """The caller of a foreground container: its signals, its terminal, and the channel on which the end arrives."""
+
+    def __init__(self, records: Records, identity: str, stdio: Stdio, grace: float) -> None:
+        self._records, self._identity, self._stdio, self._grace = records, identity, stdio, grace
+        self._before: List[Tuple[int, _Handler]] = []
+        self._pending: List[int] = []
+        self._deadline = 0.0
+        self.master = -1
+
+    def __enter__(self) -> "_Foreground":
+        self._wake_in, self._wake_out = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._wakeup_before = signal.set_wakeup_fd(self._wake_out, warn_on_full_buffer=False)
+        for number in PROXIED:
+            self._before.append((number, signal.signal(number, lambda got, _: self._pending.append(got))))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.set_wakeup_fd(self._wakeup_before)
+        for number, handler in self._before:
+            signal.signal(number, handler)
+        os.close(self._wake_in)
+        os.close(self._wake_out)
+
+    def forward_if_started(self) -> None:
+        """Hand pending signals on, if there is a main process to hand them to."""
+        running = self._records.running(self._identity) if self._pending else None
+        if running is None or not running.main:
+            return
+        pending, self._pending = self._pending, []
+        for number in pending:
+            if self._grace and number in CANCELLING:
+                self._deadline = self._deadline or time.monotonic() + self._grace
+                _signal_session(running.main, running.main_started, number)
+            else:
+                _signal(running.main, running.main_started, number)
+
+    def wait(self, channel: socket.socket) -> ExitStatus:
+        """Until the monitor tells the end. No word from it is a failure that says so."""
+        if self.master >= 0:
+            with terminal.Relay(self._stdio.stdin, self._stdio.stdout, self.master) as relay:
+                relay.run(lambda: bool(select.select([channel], [], [], 0)[0]))
+        while True:
+            self.forward_if_started()
+            left = self._deadline - time.monotonic() if self._deadline else 3600.0
+            if self._deadline and left <= 0:
+                running = self._records.running(self._identity)
+                if running is not None:
+                    _signal(running.init, running.init_started, signal.SIGKILL)
+                self._deadline, left = 0.0, 3600.0
+            ready = select.select([channel, self._wake_in], [], [], max(left, 0.0))[0]
+            if self._wake_in in ready:
+                os.read(self._wake_in, 4096)
+            if channel not in ready:
+                continue
+            message = channel.recv(_MESSAGE)
+            if not message:
+                return ExitStatus(DOCKER_FAILURE, finished=time.time(), reason="unknown: the container's monitor was lost")
+            words = json.loads(message.decode())
+            if "error" in words:
+                raise _error(words["error"])
+            return from_plain(ExitStatus, words["end"])
+
+
+def signal_number(text: str) -> int:
+    """The number of a signal by name or number, with or without SIG. Raises InputError."""
+    name = text.upper()
+    if name.isdigit() and 0 < int(name) < 65:
+        return int(name)
+    name = name if name.startswith("SIG") else "SIG" + name
+    if name.startswith("SIGRTMIN+") and name[9:].isdigit():
+        return int(signal.SIGRTMIN) + int(name[9:])
+    found = getattr(signal, name, None)
+    if not isinstance(found, signal.Signals):
+        raise InputError("unknown signal %r" % text, remedy="use a name such as SIGTERM, or a number")
+    return int(found)
+
+
+def _signal(pid: int, started: int, number: int) -> None:
+    """A signal to exactly that process; gone is fine."""
+    if process.alive(pid, started):
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            pass
+
+
+def _signal_session(leader: int, started: int, number: int) -> None:
+    """A signal to every process of the session that `leader` leads, as a terminal's Ctrl-C would reach a whole foreground job."""
+    if not process.alive(leader, started):
+        return
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                if os.getsid(int(entry)) == leader:
+                    os.kill(int(entry), number)
+            except (ProcessLookupError, PermissionError):
+                continue
+
+
+def _forward_to(pid: int) -> "List[Tuple[int, _Handler]]":
+    def forward(number: int, _: object) -> None:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            pass
+
+    return [(number, signal.signal(number, forward)) for number in PROXIED]
+
+
+def _keep_only(stdio: Optional[Stdio], channel: socket.socket) -> Tuple[Optional[Stdio], socket.socket]:
+    """In the forked monitor: hold on to the given streams and the channel, close everything else that was open in the caller."""
+    import fcntl
+
+    wanted = [channel.fileno()] + ([stdio.stdin, stdio.stdout, stdio.stderr] if stdio else [])
+    kept = [fcntl.fcntl(handle, fcntl.F_DUPFD_CLOEXEC, 3) if handle >= 0 else -1 for handle in wanted]
+    channel.detach()
+    kernel.close_others({0, 1, 2, *kept})
+    return (Stdio(*kept[1:]) if stdio else None), socket.socket(fileno=kept[0])
+
+
+def _error(words: "dict[str, str]") -> GhaError:
+    """The monitor's error as the class it was there."""
+    kind = getattr(errors, words["kind"], EngineFailed)
+    if not (isinstance(kind, type) and issubclass(kind, GhaError)) or kind is errors.ProcessFailed:
+        kind = EngineFailed
+    return kind(words["what"], cause=words["cause"], remedy=words["remedy"])
+
+
+def _resolv_conf() -> str:
+    try:
+        return files.decode(files.read_whole("/etc/resolv.conf", limit=1 << 20))
+    except OSError:
+        return ""

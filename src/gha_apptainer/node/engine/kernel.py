@@ -1,0 +1,169 @@
+"""The system calls that Python 3.9 lacks, each raising OSError with its name. Imports nothing but ctypes and os.
+
+Constants are those of linux/sched.h, linux/mount.h, linux/prctl.h and linux/capability.h; they are the same on x86_64 and aarch64.
+"""
+from __future__ import annotations
+
+import ctypes
+import os
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+CLONE_PARENT = 0x00008000
+SIGCHLD = 17
+
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC = 1, 2, 4, 32, 4096, 16384
+MS_PRIVATE, MS_SLAVE = 1 << 18, 1 << 19
+MNT_DETACH = 2
+
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_READ, PR_CAPBSET_DROP = 1, 4, 23, 24
+PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP = 36, 38, 22
+PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+SECCOMP_MODE_FILTER = 2
+
+# man 7 capabilities; the set is Docker's default, https://docs.docker.com/engine/containers/run/#runtime-privilege-and-linux-capabilities
+DOCKER_CAPABILITIES = sum(1 << bit for bit in (0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31))
+LAST_CAPABILITY = 63
+
+_KEYCTL = {"x86_64": 250, "aarch64": 219}
+_CLOSE_RANGE = 436
+_CLONE = {"x86_64": 56, "aarch64": 220}
+KEYCTL_JOIN_SESSION_KEYRING = 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, "%s: %s" % (what, os.strerror(number)))
+    return result
+
+
+def unshare(flags: int) -> None:
+    """man 2 unshare."""
+    _check(_libc.unshare(ctypes.c_int(flags)), "unshare")
+
+
+def setns(handle: int, kind: int) -> None:
+    """man 2 setns."""
+    _check(_libc.setns(ctypes.c_int(handle), ctypes.c_int(kind)), "setns")
+
+
+def prctl(option: int, second: int = 0, third: int = 0) -> None:
+    """man 2 prctl."""
+    zero = ctypes.c_ulong(0)
+    _check(_libc.prctl(ctypes.c_int(option), ctypes.c_ulong(second), ctypes.c_ulong(third), zero, zero), "prctl %d" % option)
+
+
+def mount(source: bytes, target: bytes, kind: bytes, flags: int, data: bytes = b"") -> None:
+    """man 2 mount."""
+    done = _libc.mount(source or None, target, kind or None, ctypes.c_ulong(flags), data or None)
+    _check(done, "mount %s" % os.fsdecode(target))
+
+
+def unmount(target: bytes, flags: int = MNT_DETACH) -> None:
+    """man 2 umount2."""
+    _check(_libc.umount2(target, ctypes.c_int(flags)), "umount %s" % os.fsdecode(target))
+
+
+def set_hostname(name: bytes) -> None:
+    """man 2 sethostname."""
+    _check(_libc.sethostname(name, ctypes.c_size_t(len(name))), "sethostname")
+
+
+def sealed_memory_file(name: str, data: bytes) -> int:
+    """A memfd that holds `data` and can never change, close-on-exec. man 2 memfd_create, F_ADD_SEALS."""
+    import fcntl
+
+    handle = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.write(handle, data)
+    fcntl.fcntl(handle, 1033, 0xF)  # F_ADD_SEALS: seal, shrink, grow, write
+    return handle
+
+
+def close_from(first: int) -> None:
+    """Close every descriptor from `first` on."""
+    if _libc.syscall(ctypes.c_long(_CLOSE_RANGE), ctypes.c_uint(first), ctypes.c_uint(0xFFFFFFFF), ctypes.c_uint(0)) == 0:
+        return
+    for name in os.listdir("/proc/self/fd"):  # kernels before 5.9
+        if int(name) >= first:
+            try:
+                os.close(int(name))
+            except OSError:
+                pass
+
+
+def close_others(keep: "set[int]") -> None:
+    """Close every descriptor that is not in `keep`."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) not in keep:
+            try:
+                os.close(int(name))
+            except OSError:
+                pass  # the listing's own
+
+
+def new_session_keyring() -> None:
+    """Leave the caller's session keyring for an empty one; a kernel without keyrings has none to leave."""
+    number = _KEYCTL.get(os.uname().machine)
+    if number is not None:
+        _libc.syscall(ctypes.c_long(number), ctypes.c_long(KEYCTL_JOIN_SESSION_KEYRING), None)
+
+
+def fork_sibling() -> int:
+    """fork(2) whose child has our parent as its parent (CLONE_PARENT); 0 in the child.
+
+    The caller must be single-threaded and the child must soon exec: Python's own after-fork hooks do not run.
+    """
+    number = _CLONE[os.uname().machine]
+    zero = ctypes.c_long(0)
+    return _check(_libc.syscall(ctypes.c_long(number), ctypes.c_long(CLONE_PARENT | SIGCHLD), zero, zero, zero, zero), "clone")
+
+
+class _Header(ctypes.Structure):
+    _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]
+
+
+class _Data(ctypes.Structure):
+    _fields_ = [("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32)]
+
+
+def limit_capabilities(allowed: int) -> None:
+    """Cut bounding, inheritable and ambient sets, and then permitted and effective, to `allowed` (a bit mask)."""
+    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+    header, data = _Header(0x20080522, 0), (_Data * 2)()
+    _check(_libc.capget(ctypes.byref(header), ctypes.byref(data)), "capget")
+    held = data[0].permitted | data[1].permitted << 32
+    for bit in range(LAST_CAPABILITY + 1):
+        if not allowed >> bit & 1:
+            try:
+                prctl(PR_CAPBSET_DROP, bit)
+            except OSError:
+                break  # past the kernel's last capability; an earlier failure shows below
+    kept = held & allowed
+    for index in (0, 1):
+        word = kept >> 32 * index & 0xFFFFFFFF
+        data[index] = _Data(word, word, 0)
+    header = _Header(0x20080522, 0)
+    _check(_libc.capset(ctypes.byref(header), ctypes.byref(data)), "capset")
+    for bit in range(LAST_CAPABILITY + 1):
+        if not allowed >> bit & 1 and _libc.prctl(ctypes.c_int(PR_CAPBSET_READ), ctypes.c_ulong(bit), None, None, None) == 1:
+            raise OSError(1, "the capability bounding set could not be cut")
+
+
+class _Filter(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("program", ctypes.c_char_p)]
+
+
+def install_filter(program: bytes) -> None:
+    """Install a seccomp filter, an array of struct sock_filter (8 bytes each); needs no_new_privs first."""
+    code = _Filter(len(program) // 8, program)
+    _check(
+        _libc.prctl(ctypes.c_int(PR_SET_SECCOMP), ctypes.c_ulong(SECCOMP_MODE_FILTER), ctypes.byref(code), None, None), "seccomp"
+    )

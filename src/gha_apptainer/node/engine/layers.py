@@ -1,0 +1,197 @@
+"""A container's root: the image below, a writable layer above, mounted by us in our own user and mount namespace.
+
+One mechanism where it works: the kernel's overlay with `userxattr`, in which image directories can be deleted and made anew
+(https://docs.kernel.org/filesystems/overlayfs.html). fuse-overlayfs where the image's owner is not mapped (CVMFS) or the kernel's
+overlay fails its probe; a private copy where neither is possible. `plan_root` decides, `mount_root` does.
+"""
+from __future__ import annotations
+
+import os
+import signal
+import stat
+from dataclasses import dataclass
+from typing import List, Optional, Tuple
+
+from gha_apptainer.domain.errors import DiskFull, EngineFailed, HostUnfit
+from gha_apptainer.domain.hosts import HostFacts
+from gha_apptainer.domain.images import SIF, Image
+from gha_apptainer.node import files, process
+from gha_apptainer.node.engine import kernel
+
+KERNEL, FUSE, COPY = "overlay", "fuse-overlayfs", "copy"
+_COPY_LIMIT = 3600.0  # seconds for a private copy of an image
+
+
+@dataclass(frozen=True)
+class RootPlan:
+    """How the root is made. `lower` is a directory, or a SIF whose squashfs starts at `offset` bytes.
+
+    `mechanism` is overlay, fuse-overlayfs or copy; `why` says why it is not the first of them. `squash` shows every file of the image as
+    ours, for images whose owner is not mapped.
+    """
+
+    mechanism: str
+    lower: str
+    sif: bool
+    offset: int = 0
+    squash: bool = False
+    why: str = ""
+
+
+def foreign_owner(image: Image, host: HostFacts) -> bool:
+    """Whether the tree belongs to an id that our namespace will not map: for a user everything but his own, for root nothing."""
+    return image.form != SIF and host.uid != 0 and os.lstat(image.rootfs).st_uid != host.uid
+
+
+def plan_root(image: Image, host: HostFacts, *, offset: int, foreign: bool, overlay_reason: str) -> RootPlan:
+    """Decide. `overlay_reason` says why the kernel's overlay does not work on the layer's file system ("" = it does).
+
+    Raises HostUnfit where nothing works, naming each reason.
+    """
+    sif = image.form == SIF
+    fuse = host.fuse_reason
+    if sif and (fuse or not host.squashfuse):
+        if not host.unsquashfs:
+            raise HostUnfit(
+                "cannot use the SIF %s here" % image.rootfs,
+                cause=fuse or "squashfuse is not installed",
+                remedy="make /dev/fuse usable, install squashfuse or unsquashfs, or use an unpacked image",
+            )
+        return RootPlan(COPY, image.rootfs, True, offset, why=fuse or "squashfuse is not installed")
+    reason = "the image belongs to another user" if foreign else overlay_reason
+    if not reason:
+        return RootPlan(KERNEL, image.rootfs, sif, offset)
+    if not fuse and host.fuse_overlayfs:
+        return RootPlan(FUSE, image.rootfs, sif, offset, squash=foreign, why=reason)
+    why = "%s; fuse-overlayfs: %s" % (reason, fuse or "not installed")
+    return RootPlan(COPY, image.rootfs, sif, offset, why=why)
+
+
+def squashfuse_argv(host: HostFacts, plan: RootPlan, device: int, single: bool) -> Tuple[str, ...]:
+    """The FUSE program that serves a SIF's squashfs through an already mounted /dev/fuse descriptor."""
+    options = "offset=%d" % plan.offset + (",uid=0,gid=0" if single else "")
+    return (host.squashfuse, "-f", "-o", options, plan.lower, "/dev/fd/%d" % device)
+
+
+def fuse_overlayfs_argv(host: HostFacts, plan: RootPlan, lower: str, layer: str, device: int) -> Tuple[str, ...]:
+    """fuse-overlayfs over `lower`; with squash every file looks like root's, which is who we are in there."""
+    options = "lowerdir=%s,upperdir=%s/upper,workdir=%s/work,noacl" % (_escape(lower), layer, layer)
+    if plan.squash:
+        options += ",squash_to_uid=0,squash_to_gid=0"
+    return (host.fuse_overlayfs, "-f", "-o", options, "/dev/fd/%d" % device)
+
+
+def _escape(path: str) -> str:
+    """Overlay's own escapes for a lower directory: backslash, colon, comma."""
+    return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
+
+
+@dataclass(frozen=True)
+class Root:
+    """A mounted root: where it is, and the FUSE helpers (pids) that must outlive the payload."""
+
+    merged: str
+    helpers: Tuple[int, ...]
+
+
+def mount_root(plan: RootPlan, host: HostFacts, layer: str, *, single: bool) -> Root:
+    """Make and mount the root below `layer`, in the namespace that this process has made. Helpers are started by us and die with us."""
+    helpers: List[int] = []
+    for name in ("upper", "work", "merged", "image"):
+        os.makedirs(os.path.join(layer, name), mode=0o755, exist_ok=True)
+    merged = os.path.join(layer, "merged")
+    if plan.mechanism == COPY:
+        _copy(plan, host, merged)
+        return Root(merged, ())
+    lower = plan.lower
+    if plan.sif:
+        lower = os.path.join(layer, "image")
+        device = _mount_fuse(b"squashfuse", lower)
+        helpers.append(_start_helper(squashfuse_argv(host, plan, device, single), device, lower))
+    _prepare_upper(lower, os.path.join(layer, "upper"))
+    if plan.mechanism == FUSE:
+        device = _mount_fuse(b"fuse-overlayfs", merged)
+        helpers.append(_start_helper(fuse_overlayfs_argv(host, plan, lower, layer, device), device, merged))
+    else:
+        data = "lowerdir=%s,upperdir=%s,workdir=%s,userxattr" % (
+            _escape(lower),
+            _escape(os.path.join(layer, "upper")),
+            _escape(os.path.join(layer, "work")),
+        )
+        if len(data) >= 4096:  # man 2 mount: one page of options
+            raise EngineFailed("paths of image and layer are too long for one mount", remedy="use a shorter state directory or store")
+        try:
+            kernel.mount(b"overlay", files.encode(merged), b"overlay", 0, files.encode(data))
+        except OSError as error:
+            raise EngineFailed("cannot mount the writable layer: %s" % error, cause="lower %s, upper %s" % (lower, layer)) from error
+    return Root(merged, tuple(helpers))
+
+
+def _prepare_upper(lower: str, upper: str) -> None:
+    """The merged root has the mode of the upper directory: take the image's, never less than what a root needs."""
+    os.chmod(upper, stat.S_IMODE(os.stat(lower).st_mode) | 0o755)
+
+
+def _mount_fuse(name: bytes, target: str) -> int:
+    device = os.open("/dev/fuse", os.O_RDWR)  # inherited by the helper, closed here after its start
+    data = "fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions" % device
+    try:
+        kernel.mount(name, files.encode(target), b"fuse." + name, kernel.MS_NOSUID | kernel.MS_NODEV, data.encode())
+    except OSError:
+        os.close(device)
+        raise
+    return device
+
+
+def _start_helper(argv: Tuple[str, ...], device: int, target: str) -> int:
+    """Start a FUSE program that a signal to the whole job does not end, but our death does; wait until it serves."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setsid()
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)
+            kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+            os.set_inheritable(device, True)
+            os.execve(argv[0], list(argv), dict(process.minimal_env()))
+        except OSError as error:
+            os.write(2, files.encode("%s: %s\n" % (argv[0], error.strerror)))
+        os._exit(127)
+    os.close(device)
+    _wait_served(pid, target, argv[0])
+    return pid
+
+
+def _wait_served(pid: int, target: str, name: str) -> None:
+    """A first look-up blocks until the helper answers; it fails at once when the helper is gone (ENOTCONN)."""
+    try:
+        os.stat(os.path.join(target, "."))
+    except OSError as error:
+        raise EngineFailed(
+            "%s does not serve %s: %s" % (os.path.basename(name), target, error.strerror), cause="the image is damaged, or FUSE is"
+        ) from error
+
+
+def _copy(plan: RootPlan, host: HostFacts, merged: str) -> None:
+    """A private copy of the image; the free space is checked first. Works where nothing else does, and says so (`why`)."""
+    if plan.sif:
+        argv: Tuple[str, ...] = (host.unsquashfs, "-q", "-n", "-f", "-o", str(plan.offset), "-d", merged, plan.lower)
+        needed = 3 * os.stat(plan.lower).st_size
+    else:
+        needed = files.tree_size(plan.lower)[0]
+        argv = ("/bin/cp", "-a", "--reflink=auto", plan.lower + "/.", merged)
+    free = os.statvfs(merged)
+    if needed > free.f_bavail * free.f_frsize:
+        raise DiskFull("a private copy of the image needs %d MB at %s" % (needed >> 20, merged), cause=plan.why)
+    process.run(argv, timeout=_COPY_LIMIT).check()
+
+
+def lost_helper(helpers: Tuple[int, ...]) -> Optional[int]:
+    """The pid of a helper that has ended, or None while all serve. Reaps it."""
+    for pid in helpers:
+        try:
+            if os.waitpid(pid, os.WNOHANG)[0] == pid:
+                return pid
+        except ChildProcessError:
+            return pid
+    return None

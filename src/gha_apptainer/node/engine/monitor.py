@@ -1,0 +1,397 @@
+"""One process for each container, as conmon: parent of Apptainer, child subreaper, in a session of its own.
+
+It owns mounts, FUSE helpers, logs and the exit record, and nothing of the container lives longer than it: the container's init reads a pipe
+that only the monitor holds. Whoever started it sits at the other end of a channel; for a container that belongs to its caller the end
+of the channel is the end of the container.
+"""
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import time
+from dataclasses import dataclass
+from typing import Callable, Dict, List, NoReturn, Optional, Tuple
+
+from gha_apptainer.domain.containers import ContainerSpec, ExitStatus, Stdio
+from gha_apptainer.domain.documents import plain, to_json
+from gha_apptainer.domain.errors import DOCKER_FAILURE, EngineFailed, GhaError
+from gha_apptainer.domain.hosts import HostFacts
+from gha_apptainer.domain.settings import NodeSettings
+from gha_apptainer.node import apptainer, files, process
+from gha_apptainer.node.engine import cgroups, flat, join, kernel, layers, namespaces, setup, starting, terminal
+from gha_apptainer.node.engine.logs import LogWriter
+from gha_apptainer.node.engine.records import Records, Running
+
+LOST_ROOT = "root file system lost"
+_END_LIMIT = 10.0  # seconds for a killed container to disappear
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a monitor is given: everything is decided already. `attached` ties the container to the channel."""
+
+    identity: str
+    spec: ContainerSpec
+    root: layers.RootPlan
+    start: starting.StartPlan
+    layer: str
+    attached: bool
+    fresh_proc: bool = True
+
+
+class Monitor:
+    """The life of one container; `main` never returns."""
+
+    def __init__(self, job: Job, records: Records, host: HostFacts, settings: NodeSettings, channel: socket.socket, stdio: Optional[Stdio]) -> None:
+        self._job, self._records, self._host, self._settings = job, records, host, settings
+        self._channel, self._stdio = channel, stdio
+        self._held: Optional[setup.Held] = None
+        self._root: Optional[layers.Root] = None
+        self._log: Optional[LogWriter] = None
+        self._pipes: Dict[int, Tuple[str, int]] = {}
+        self._main = 0
+        self._reason = ""
+        self._since = time.time()
+
+    def main(self) -> NoReturn:
+        """Run to the end and exit; every failure becomes a record and a word on the channel."""
+        code = 0
+        try:
+            self._detach()
+            status = self._live()
+            self._clean()
+            self._finish(status)
+            self._send({"end": plain(status)})
+        except GhaError as error:
+            code = error.exit_code
+            self._fail(error)
+        except BaseException as error:  # a defect of ours must still end the container and say so
+            code = 70
+            self._fail(EngineFailed("the monitor failed: %s: %s" % (type(error).__name__, error)))
+        os._exit(code)
+
+    def _detach(self) -> None:
+        os.setsid()
+        for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE):
+            signal.signal(one, signal.SIG_IGN)
+        kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+        os.umask(0o022)
+        os.chdir("/")
+        null = os.open("/dev/null", os.O_RDWR)
+        for number in (0, 1, 2):
+            os.dup2(null, number)
+        if null > 2:
+            os.close(null)
+        mine = (os.getpid(), process.start_time(os.getpid()))
+        self._records.write(self._job.identity, "monitor", "%d %d" % mine)
+
+    # up
+
+    def _live(self) -> ExitStatus:
+        job, identity = self._job, self._job.identity
+        single = namespaces.enter_own(self._host)
+        self._root = layers.mount_root(job.root, self._host, job.layer, single=single)
+        binds = setup.fill_root(job.start, self._root)
+        config = self._config()
+        talk = self._records.path(identity, "apptainer.log")
+        self._held = setup.hold(self._host, job.start, self._root, binds, config=config, fresh_proc=job.fresh_proc, talk=talk)
+        setup.shield(self._held, read_only=not job.spec.writable, shield_kernel=not single and self._host.uid == 0 and job.fresh_proc)
+        one_id = namespaces.maps_one_id(self._held.init)
+        record = flat.JoinRecord(
+            boot=self._host.boot_id,
+            machine=self._host.machine,
+            init=self._held.init,
+            started=self._held.init_started,
+            uid=self._host.uid,
+            gid=self._host.gid,
+            single=int(one_id),
+            emulate=int(one_id),
+            keyring=int(self._settings.keep_session_keyring),
+            libs=starting.GPU_LIBRARIES if job.start.gpu else "",
+        )
+        files.write_whole(self._records.path(identity, "join"), flat.encode(record))
+        oom_before = cgroups.oom_kills()
+        if job.spec.main is not None:
+            self._start_main(record)
+        self._announce()
+        usage = self._wait()
+        return self._judge(usage, oom_before)
+
+    def _config(self) -> str:
+        if not self._host.config_option:
+            return ""
+        path = self._records.path(self._job.identity, "apptainer.conf")
+        files.write_whole(path, apptainer.engine_config().encode())
+        return path
+
+    def _start_main(self, record: flat.JoinRecord) -> None:
+        request = self._job.spec.main
+        assert request is not None
+        mine, theirs = socket.socketpair()
+        streams, closing = ((-1, -1, -1), []) if request.tty else self._streams()
+        command = join.Command(
+            request.argv,
+            request.env,
+            request.cwd,
+            request.user,
+            *streams,
+            create_cwd=request.create_cwd,
+            terminal=theirs.fileno() if request.tty else -1,
+            open_terminal=terminal.open_inside,
+        )
+        try:
+            self._main = join.spawn(record, command)
+            if request.tty:
+                self._take_terminal(mine)
+        except join.JoinFailed as failed:
+            status = ExitStatus(failed.code, started=self._since, finished=time.time(), reason=failed.text)
+            self._clean()
+            self._finish(status)
+            self._send({"end": plain(status)})
+            os._exit(0)
+        finally:
+            mine.close()
+            theirs.close()
+            for handle in closing:
+                os.close(handle)
+
+    def _take_terminal(self, mine: socket.socket) -> None:
+        """The container's terminal goes to who sits at ours; without anybody it is read into the log."""
+        master = terminal.receive(mine)
+        if self._stdio is not None:
+            terminal.send(self._channel, master)
+            os.close(master)
+            return
+        self._log = LogWriter(self._records.path(self._job.identity, "log"), self._settings.log_bytes, self._settings.log_files)
+        self._pipes[master] = ("stdout", -1)
+
+    def _streams(self) -> Tuple[Tuple[int, int, int], List[int]]:
+        """The main process's descriptors, and those of them that are ours to close. A foreground container that is removed at its end
+        writes straight to its caller; every other one through pipes of ours into the log, and to the caller as well.
+        """
+        stdio = self._stdio
+        if stdio is not None and self._job.spec.remove:
+            return (stdio.stdin, stdio.stdout, stdio.stderr), []
+        self._log = LogWriter(self._records.path(self._job.identity, "log"), self._settings.log_bytes, self._settings.log_files)
+        closing = []
+        out = []
+        for name, copy in (("stdout", stdio.stdout if stdio else -1), ("stderr", stdio.stderr if stdio else -1)):
+            inner, outer = os.pipe2(os.O_CLOEXEC)
+            self._pipes[inner] = (name, copy)
+            closing.append(outer)
+            out.append(outer)
+        stdin = stdio.stdin if stdio else -1
+        if stdin < 0 and self._job.spec.interactive:
+            fifo = self._records.path(self._job.identity, "stdin")
+            if not os.path.exists(fifo):
+                os.mkfifo(fifo, 0o600)
+            stdin = os.open(fifo, os.O_RDWR | os.O_CLOEXEC)
+            closing.append(stdin)
+        return (stdin, out[0], out[1]), closing
+
+    def _announce(self) -> None:
+        assert self._held is not None
+        running = Running(
+            init=self._held.init,
+            init_started=self._held.init_started,
+            main=self._main,
+            main_started=process.start_time(self._main) if self._main else 0,
+            since=self._since,
+            layer=self._job.layer,
+            mechanism=self._job.root.mechanism,
+            interactive=self._job.spec.interactive,
+        )
+        self._records.write(self._job.identity, "running.json", to_json(running))
+        self._send({"ready": plain(running)})
+
+    # the long wait
+
+    def _wait(self) -> Optional[Tuple[int, object]]:
+        """Until the main process ends, or the container, or its owner. Gives the main process's wait status and resource usage."""
+        assert self._held is not None
+        poller = select.poll()
+        poller.register(self._held.gone, select.POLLIN | select.POLLHUP)
+        if self._job.attached:
+            poller.register(self._channel, select.POLLIN | select.POLLHUP)
+        for handle in self._pipes:
+            poller.register(handle, select.POLLIN | select.POLLHUP)
+        wake = _child_signal_pipe()
+        poller.register(wake, select.POLLIN)
+        ended: Optional[Tuple[int, object]] = self._reap_main()
+        while ended is None:
+            for handle, _ in poller.poll(5000):
+                if handle in self._pipes:
+                    self._pump(handle, poller.unregister)
+                elif handle == wake:
+                    os.read(wake, 4096)
+                elif handle == self._held.gone:
+                    self._kill()
+                    poller.unregister(handle)
+                    if not self._main:
+                        return None
+                elif self._channel_closed():
+                    poller.unregister(self._channel)
+                    self._reason = self._reason or "its owner is gone"
+                    self._kill()
+            ended = self._reap_main()
+            if ended is None and self._root is not None and layers.lost_helper(self._root.helpers) is not None:
+                self._reason = LOST_ROOT
+                self._kill()
+        self._check_root()
+        self._kill()
+        self._drain()
+        return ended
+
+    def _check_root(self) -> None:
+        """A helper that died before the payload did means that the payload may have read nonsense, whatever its exit code."""
+        if not self._reason and self._root is not None and layers.lost_helper(self._root.helpers) is not None:
+            self._reason = LOST_ROOT
+
+    def _reap_main(self) -> Optional[Tuple[int, object]]:
+        """The main process's wait status and resource usage if it has ended."""
+        if not self._main:
+            return None
+        try:
+            pid, status, usage = os.wait4(self._main, os.WNOHANG)
+        except ChildProcessError:
+            return (DOCKER_FAILURE << 8, None)
+        return (status, usage) if pid == self._main else None
+
+    def _channel_closed(self) -> bool:
+        try:
+            return not self._channel.recv(1, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def _pump(self, handle: int, unregister: Callable[[int], None]) -> None:
+        name, copy = self._pipes[handle]
+        try:
+            data = os.read(handle, 1 << 16)
+        except OSError:  # EIO: a terminal that nobody has open any more
+            data = b""
+        if not data:
+            unregister(handle)
+            os.close(handle)
+            del self._pipes[handle]
+            return
+        if copy >= 0:
+            try:
+                _write_all(copy, data)
+            except OSError:  # the caller does not listen any more; the log still does
+                self._pipes[handle] = (name, -1)
+        if self._log is not None:
+            self._log.feed(name, data)
+
+    def _drain(self) -> None:
+        """Read what the container wrote before it ended; all its processes are gone, so every pipe ends."""
+        deadline = time.monotonic() + _END_LIMIT
+        while self._pipes and time.monotonic() < deadline:
+            for handle in list(self._pipes):
+                self._pump(handle, lambda _: None)
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    # down
+
+    def _kill(self) -> None:
+        """End the container: its init dies, and with it everything in its pid namespace."""
+        if self._held is None:
+            return
+        held, self._held = self._held, None
+        try:
+            if process.alive(held.init, held.init_started):
+                os.kill(held.init, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        os.close(held.life)
+        deadline = time.monotonic() + _END_LIMIT
+        while time.monotonic() < deadline:
+            try:
+                if os.waitpid(held.starter, os.WNOHANG)[0] == held.starter:
+                    break
+            except ChildProcessError:
+                break
+            select.select([held.gone], [], [], 0.002)
+            time.sleep(0.001)
+        else:
+            setup.end_starter(held.starter)
+        os.close(held.gone)
+
+    def _judge(self, ended: Optional[Tuple[int, object]], oom_before: int) -> ExitStatus:
+        finished = time.time()
+        if ended is None:
+            return ExitStatus(137, 9, started=self._since, finished=finished, reason=self._reason)
+        status, usage = ended
+        code = join.exit_code(status)
+        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        if self._reason and code == 0:
+            code = DOCKER_FAILURE
+        peak = getattr(usage, "ru_maxrss", 0) * 1024
+        cpu = getattr(usage, "ru_utime", 0.0) + getattr(usage, "ru_stime", 0.0)
+        oom = code == 137 and 0 <= oom_before < cgroups.oom_kills()
+        return ExitStatus(code, number, oom, self._since, finished, self._reason, peak, cpu)
+
+    def _clean(self) -> None:
+        """Undo mounts and helpers; the layer stays, it belongs to the container."""
+        self._kill()
+        if self._root is None:
+            return
+        root, self._root = self._root, None
+        for path in (root.merged, os.path.join(self._job.layer, "image")):
+            try:
+                kernel.unmount(files.encode(path))
+            except OSError:
+                continue  # not every root has both
+        for one in self._job.start.placed:
+            if one.kind == "tmpfs":
+                kernel.unmount(files.encode(one.source))
+        for pid in root.helpers:
+            try:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+            except (ProcessLookupError, ChildProcessError):
+                continue
+
+    def _finish(self, status: ExitStatus) -> None:
+        identity = self._job.identity
+        if self._job.spec.remove:
+            self._records.discard(identity, status)
+        else:
+            self._records.write(identity, "exit.json", to_json(status))
+
+    def _fail(self, error: GhaError) -> None:
+        """Leave nothing running; the record and the caller hear the same words."""
+        words = {"kind": type(error).__name__, "what": error.what, "cause": error.cause, "remedy": error.remedy}
+        try:
+            self._clean()
+            if os.path.isdir(self._records.path(self._job.identity)):
+                self._finish(ExitStatus(DOCKER_FAILURE, started=self._since, finished=time.time(), reason=error.what))
+        except (GhaError, OSError) as second:
+            words["cause"] = "%s; and then: %s" % (error.cause, second)
+        self._send({"error": words})
+
+    def _send(self, message: Dict[str, object]) -> None:
+        try:
+            self._channel.send(json.dumps(message).encode())
+        except OSError:
+            pass  # who started us is gone; the record stays
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view) :]
+
+
+def _child_signal_pipe() -> int:
+    """A descriptor that becomes readable whenever a child ends."""
+    inner, outer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    signal.set_wakeup_fd(outer, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    return inner

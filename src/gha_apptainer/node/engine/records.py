@@ -1,0 +1,232 @@
+"""What the engine knows of containers, on disk: one private directory each, outside of every bind.
+
+Layout of the state directory:
+
+    containers/ID/       spec.json, created; monitor (pid and start time), running.json, join while it runs; exit.json at the end;
+                         log/, layer/ (or a link to where it lies), fs/ (hosts, tmp, …), volumes/ (anonymous)
+    names/NAME           "ID PID STARTED": who holds a name, and the process that claimed it
+    volumes/NAME/        named volumes
+    ended/ID.json        how a container ended that is removed already
+
+Everything is published by rename or link, so that a reader sees all of it or nothing. A directory is being made while its name begins
+with `.new-`, being removed while it begins with `.gone-`; both carry the pid and start time of who does it.
+"""
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import time
+from dataclasses import dataclass
+from typing import List, Optional, Sequence, Tuple
+
+from gha_apptainer.domain.containers import CREATED, EXITED, RUNNING, Container, ContainerSpec, ExitStatus
+from gha_apptainer.domain.documents import from_json, to_json
+from gha_apptainer.domain.errors import InputError, Untrusted
+from gha_apptainer.node import files, process
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
+_ID = re.compile(r"[0-9a-f]{64}")
+_KEEP_ENDED = 3600.0  # seconds that the end of a removed container can still be asked for
+
+
+@dataclass(frozen=True)
+class Running:
+    """A started container: host pids and start times of its init and of its main process (0: held open), where its layer is, and how."""
+
+    init: int
+    init_started: int
+    main: int
+    main_started: int
+    since: float
+    layer: str
+    mechanism: str
+    interactive: bool = False
+
+
+class Records:
+    """The containers below one state directory, which must be private to this user already."""
+
+    def __init__(self, state: str) -> None:
+        self.state = state
+        for name in ("containers", "names", "volumes", "ended"):
+            files.private_directory(os.path.join(state, name))
+
+    def path(self, identity: str, *parts: str) -> str:
+        """A path in a container's directory."""
+        return os.path.join(self.state, "containers", identity, *parts)
+
+    # making and removing
+
+    def add(self, spec: ContainerSpec, name: str) -> str:
+        """Write a new container's directory and claim its name (a fresh one if empty); gives its id."""
+        identity = secrets.token_hex(32)
+        chosen = name or "c-" + identity[:12]
+        if not _NAME.fullmatch(chosen):
+            raise InputError("%r is no container name" % name, remedy="use letters, digits, dot, dash and underscore")
+        mine = (os.getpid(), process.start_time(os.getpid()))
+        making = os.path.join(self.state, "containers", ".new-%d-%d-%s" % (*mine, identity))
+        os.mkdir(making, 0o700)
+        try:
+            files.write_whole(os.path.join(making, "spec.json"), to_json(spec).encode())
+            files.write_whole(os.path.join(making, "name"), files.encode(chosen))
+            claim = os.path.join(self.state, "names", chosen)
+            if not files.write_once(claim, ("%s %d %d" % (identity, *mine)).encode()):
+                raise InputError(
+                    "the name %r is in use by container %s" % (chosen, files.decode(files.read_whole(claim)).split(" ")[0][:12]),
+                    remedy="gha-apptainer rm %s, or use another name" % chosen,
+                )
+            os.rename(making, self.path(identity))
+        except BaseException:
+            files.remove_tree(making)
+            raise
+        return identity
+
+    def discard(self, identity: str, status: Optional[ExitStatus] = None) -> None:
+        """Remove a container's directory, layer and name; `status` stays behind for who still waits. Gone already is fine."""
+        if status is not None:
+            files.write_whole(os.path.join(self.state, "ended", identity + ".json"), to_json(status).encode())
+        name, layer = self.name(identity), self.layer(identity)
+        mine = (os.getpid(), process.start_time(os.getpid()))
+        going = os.path.join(self.state, "containers", ".gone-%d-%d-%s" % (*mine, identity))
+        try:
+            os.rename(self.path(identity), going)
+        except FileNotFoundError:
+            return
+        self._release(name, identity)
+        if layer:
+            files.remove_tree(layer)
+        files.remove_tree(going)
+
+    def _release(self, name: str, identity: str) -> None:
+        claim = os.path.join(self.state, "names", name)
+        try:
+            if name and files.decode(files.read_whole(claim)).startswith(identity):
+                os.unlink(claim)
+        except FileNotFoundError:
+            pass
+
+    def leftovers(self) -> Sequence[str]:
+        """Half-made and half-removed directories whose maker is gone, and names that nobody holds; removes what has no maker any more."""
+        removed: List[str] = []
+        top = os.path.join(self.state, "containers")
+        for entry in os.listdir(top):
+            if entry.startswith((".new-", ".gone-")):
+                _, pid, started, identity = entry.split("-", 3)
+                if not process.alive(int(pid), int(started)):
+                    files.remove_tree(os.path.join(top, entry))
+                    removed.append(identity)
+        for name in os.listdir(os.path.join(self.state, "names")):
+            claim = os.path.join(self.state, "names", name)
+            try:
+                identity, pid, started = files.decode(files.read_whole(claim)).split(" ")
+            except (FileNotFoundError, ValueError):
+                continue
+            if not os.path.isdir(self.path(identity)) and not process.alive(int(pid), int(started)):
+                os.unlink(claim)
+        limit = time.time() - _KEEP_ENDED
+        for name in os.listdir(os.path.join(self.state, "ended")):
+            path = os.path.join(self.state, "ended", name)
+            try:
+                if os.lstat(path).st_mtime < limit:
+                    os.unlink(path)
+            except FileNotFoundError:
+                continue
+        return removed
+
+    # reading
+
+    def ids(self) -> Sequence[str]:
+        """All containers' ids, oldest first."""
+        top = os.path.join(self.state, "containers")
+        found: List[Tuple[float, str]] = []
+        for entry in os.listdir(top):
+            if _ID.fullmatch(entry):
+                try:
+                    found.append((os.lstat(os.path.join(top, entry, "spec.json")).st_mtime, entry))
+                except FileNotFoundError:
+                    continue
+        return [identity for _, identity in sorted(found)]
+
+    def find(self, wanted: str) -> str:
+        """The id of a container named by name, id or a unique beginning of it. Raises InputError."""
+        if _NAME.fullmatch(wanted):
+            try:
+                identity = files.decode(files.read_whole(os.path.join(self.state, "names", wanted))).split(" ")[0]
+                if _ID.fullmatch(identity) and os.path.isdir(self.path(identity)):
+                    return identity
+            except FileNotFoundError:
+                pass
+        if re.fullmatch(r"[0-9a-f]{1,64}", wanted):
+            matches = [one for one in self.ids() if one.startswith(wanted)]
+            if len(matches) == 1:
+                return matches[0]
+            if matches:
+                raise InputError("%r is the beginning of %d container ids" % (wanted, len(matches)), remedy="give more digits")
+        raise InputError("no such container: %s" % wanted, remedy="gha-apptainer ps -a lists all")
+
+    def spec(self, identity: str) -> ContainerSpec:
+        """What the container was made from."""
+        return from_json(ContainerSpec, self._text(identity, "spec.json"))
+
+    def name(self, identity: str) -> str:
+        """The container's name, empty if it is gone."""
+        try:
+            return self._text(identity, "name")
+        except FileNotFoundError:
+            return ""
+
+    def running(self, identity: str) -> Optional[Running]:
+        """What is known of the started container, None before that."""
+        try:
+            return from_json(Running, self._text(identity, "running.json"))
+        except FileNotFoundError:
+            return None
+
+    def status(self, identity: str) -> Optional[ExitStatus]:
+        """How it ended, by whoever waited; None if nobody has said so (yet)."""
+        for path in (self.path(identity, "exit.json"), os.path.join(self.state, "ended", identity + ".json")):
+            try:
+                return from_json(ExitStatus, files.decode(files.read_whole(path)))
+            except FileNotFoundError:
+                continue
+        return None
+
+    def monitor(self, identity: str) -> Tuple[int, int]:
+        """pid and start time of the monitor; (0, 0) if it was never started."""
+        try:
+            pid, started = self._text(identity, "monitor").split(" ")
+            return int(pid), int(started)
+        except FileNotFoundError:
+            return 0, 0
+        except ValueError as error:
+            raise Untrusted("%s is not a monitor's record" % self.path(identity, "monitor")) from error
+
+    def layer(self, identity: str) -> str:
+        """Where the writable layer lies; empty if it is the usual place inside the container's directory."""
+        try:
+            return self._text(identity, "layer.path")
+        except FileNotFoundError:
+            return ""
+
+    def container(self, identity: str) -> Container:
+        """All of one container. Raises FileNotFoundError if it is gone."""
+        spec, status, running = self.spec(identity), self.status(identity), self.running(identity)
+        monitored = process.alive(*self.monitor(identity))
+        state = EXITED if status is not None else RUNNING if running is not None and monitored else CREATED
+        return Container(
+            id=identity,
+            name=self.name(identity),
+            state=state,
+            spec=spec,
+            created=os.lstat(self.path(identity, "spec.json")).st_mtime,
+            pid=running.init if running is not None and state == RUNNING else 0,
+            status=status,
+        )
+
+    def write(self, identity: str, name: str, text: str) -> None:
+        """Publish one file of a container's record."""
+        files.write_whole(self.path(identity, name), files.encode(text))
+
+    def _text(self, identity: str, name: str) -> str:
+        return files.decode(files.read_whole(self.path(identity, name)))

@@ -1,0 +1,217 @@
+"""What a monitor does between its first breath and a container that waits for commands."""
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from dataclasses import dataclass
+from typing import List, Tuple
+
+from gha_apptainer.domain.containers import BIND, TMPFS
+from gha_apptainer.domain.errors import EngineFailed, InputError, TimedOut
+from gha_apptainer.domain.hosts import HostFacts
+from gha_apptainer.node import apptainer, files, process
+from gha_apptainer.node.engine import kernel, namespaces, programs, rootpaths
+from gha_apptainer.node.engine.layers import Root
+from gha_apptainer.node.engine.starting import GPU_LIBRARIES, HOLDER, Placed, StartPlan
+
+READY_LIMIT = 300.0
+"""Seconds until a container must hold; CVMFS may have to fetch its files first."""
+_KERNEL_ROOMS = ("/proc", "/sys", "/dev")
+_SHIELDED = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs", "/sys")
+
+
+@dataclass(frozen=True)
+class Held:
+    """A container that is up: pids of Apptainer and of the container's init, and the pipe on whose other end its life hangs."""
+
+    starter: int
+    init: int
+    init_started: int
+    life: int
+    gone: int
+
+
+def fill_root(plan: StartPlan, root: Root, *, sandboxed_env: bool = True) -> Tuple[apptainer.Bind, ...]:
+    """Write our files into the mounted root, make every mount point and give the binds. Nothing in an image can lead us out of it."""
+    merged = root.merged
+    for name in ("proc", "sys", "dev", "tmp", "var/tmp", "etc"):
+        rootpaths.make_target(merged, name, directory=True)
+    for path, text in plan.written:
+        _write_inside(merged, path, files.encode(text), 0o644)
+    if sandboxed_env:
+        _silence_image_scripts(merged)
+    if plan.gpu:
+        rootpaths.make_target(merged, GPU_LIBRARIES, directory=True)
+    _write_inside(merged, HOLDER, programs.machine_programs(os.uname().machine).holder, 0o755)
+    binds: List[apptainer.Bind] = []
+    done: List[Tuple[str, str]] = [("/", merged)]
+    for one in plan.placed:
+        binds.append(_place(one, merged, done))
+    return tuple(binds)
+
+
+def _write_inside(merged: str, path: str, data: bytes, mode: int) -> None:
+    files.write_whole(rootpaths.make_target(merged, path, directory=False), data, mode=mode)
+
+
+def _silence_image_scripts(merged: str) -> None:
+    """Apptainer sources an image's environment scripts before it starts anything; ours comes from the image's configuration instead."""
+    scripts = rootpaths.resolve(merged, "/.singularity.d/env")
+    if os.path.isdir(scripts):
+        for name in os.listdir(scripts):
+            os.unlink(os.path.join(scripts, name))
+
+
+def _place(one: Placed, merged: str, done: List[Tuple[str, str]]) -> apptainer.Bind:
+    """Prepare source and mount point of one mount. A target below an earlier mount is made in that one's source."""
+    inside = "/" + os.path.relpath(rootpaths.resolve(merged, one.target), merged)
+    if not one.target.startswith(tuple(room + "/" for room in _KERNEL_ROOMS)):
+        over, source = max((row for row in done if _below(inside, row[0])), key=lambda row: len(row[0]))
+        inner = os.path.relpath(inside, over)
+        fresh = one.kind != BIND
+        if fresh:
+            _make_source(one, rootpaths.resolve(merged, inside))
+        elif not os.path.lexists(one.source):
+            if not one.create:
+                raise InputError("cannot bind %s: there is no such file or directory" % one.source)
+            os.makedirs(one.source, exist_ok=True)
+        try:
+            rootpaths.make_target(source, inner, directory=fresh or os.path.isdir(one.source))
+        except OSError as error:
+            raise EngineFailed("cannot make the mount point %s: %s" % (one.target, error.strerror)) from error
+        done.append((inside, one.source))
+    else:
+        inside = one.target
+    return apptainer.Bind(one.source, inside, one.read_only)
+
+
+def _below(path: str, over: str) -> bool:
+    return over == "/" or path == over or path.startswith(over + "/")
+
+
+def _make_source(one: Placed, image_path: str) -> None:
+    """The directory behind a tmpfs or a volume; an empty volume takes what the image has there."""
+    os.makedirs(one.source, mode=0o755, exist_ok=True)
+    if one.kind == TMPFS:
+        data = "mode=%o%s" % (one.mode, ",size=%d" % one.size if one.size else "")
+        kernel.mount(b"tmpfs", files.encode(one.source), b"tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, data.encode())
+        return
+    if one.fill and not os.listdir(one.source):
+        rootpaths.copy_content(image_path, one.source)
+    if one.target in ("/tmp", "/var/tmp"):
+        os.chmod(one.source, one.mode)  # whatever the image says: a temporary directory is everybody's
+
+
+def hold(
+    host: HostFacts, plan: StartPlan, root: Root, binds: Tuple[apptainer.Bind, ...], *, config: str, fresh_proc: bool, talk: str
+) -> Held:
+    """Start Apptainer around the holder and wait until it holds. What Apptainer says goes to the file `talk`.
+
+    Raises EngineFailed with Apptainer's own words, or TimedOut.
+    """
+    argv = apptainer.exec_argv(host, root.merged, (HOLDER,), config=config, binds=binds, gpu=plan.gpu, fresh_proc=fresh_proc)
+    life_in, life_out = os.pipe2(os.O_CLOEXEC)
+    ready_in, ready_out = os.pipe2(os.O_CLOEXEC)
+    starter = os.fork()
+    if starter == 0:
+        _become_apptainer(argv, plan, (life_in, ready_out), talk, host)
+    os.close(life_in)
+    os.close(ready_out)
+    try:
+        _await_ready(ready_in, starter, talk)
+        init = namespaces.find_init(starter)
+        started = process.start_time(init)
+        if not init or not started:
+            raise EngineFailed("the container ended while it was being started", cause=_said(talk))
+        os.unlink(root.merged + HOLDER)
+        return Held(starter, init, started, life_out, ready_in)
+    except BaseException:
+        os.close(life_out)
+        os.close(ready_in)
+        end_starter(starter)
+        raise
+
+
+def _become_apptainer(argv: Tuple[str, ...], plan: StartPlan, ends: Tuple[int, int], talk: str, host: HostFacts) -> None:
+    """In the forked child: hostname and network namespace, then Apptainer. Never returns."""
+    try:
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+        kernel.unshare(kernel.CLONE_NEWUTS | (kernel.CLONE_NEWNET if plan.private_network else 0))
+        kernel.set_hostname(files.encode(plan.hostname)[:64])
+        if plan.private_network:
+            namespaces.loopback_up()
+            namespaces.open_low_ports()
+        said = os.open(talk, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        for number, handle in enumerate((ends[0], ends[1], said)):
+            os.dup2(handle, number)
+        os.chdir("/")
+        beside = os.path.dirname(host.apptainer)
+        env = {"PATH": beside + ":" + process.BASE_PATH, "HOME": "/", "LANG": "C.UTF-8"}
+        os.execve(argv[0], list(argv), env)
+    except BaseException as error:
+        os.write(2, files.encode("cannot start %s: %s\n" % (argv[0], error)))
+    os._exit(127)
+
+
+def _await_ready(ready: int, starter: int, talk: str) -> None:
+    deadline = time.monotonic() + READY_LIMIT
+    poller = select.poll()
+    poller.register(ready, select.POLLIN | select.POLLHUP)
+    while True:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimedOut("the container did not start within %d s" % READY_LIMIT, cause=_said(talk))
+        if poller.poll(left * 1000):
+            if os.read(ready, 1) == b"\n":
+                return
+            raise EngineFailed(
+                "Apptainer could not start the container", cause=_said(talk) or "it gave no reason", remedy="gha-apptainer doctor checks this machine"
+            )
+
+
+def _said(talk: str) -> str:
+    try:
+        return files.decode(files.read_whole(talk, limit=1 << 20))[-1500:].strip()
+    except OSError:
+        return ""
+
+
+def shield(held: Held, *, read_only: bool, shield_kernel: bool) -> None:
+    """In the container's own mount namespace: make the root read-only, and the kernel's settings where our root is the host's root.
+
+    Root of an identity map is the host's uid 0 to /proc/sys, which asks for the id and not for capabilities.
+    """
+    if not read_only and not shield_kernel:
+        return
+    child = os.fork()
+    if child == 0:
+        try:
+            handle = os.open("/proc/%d/ns/mnt" % held.init, os.O_RDONLY | os.O_CLOEXEC)
+            kernel.setns(handle, kernel.CLONE_NEWNS)
+            remount = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY
+            for path in _SHIELDED if shield_kernel else ():
+                if os.path.exists(path):
+                    kernel.mount(files.encode(path), files.encode(path), b"", kernel.MS_BIND | kernel.MS_REC)
+                    kernel.mount(b"none", files.encode(path), b"", remount | kernel.MS_NOSUID | kernel.MS_NODEV | 8)
+            if read_only:
+                kernel.mount(b"none", b"/", b"", remount | kernel.MS_NOSUID | kernel.MS_NODEV)
+            os._exit(0)
+        except OSError as error:
+            os._exit(error.errno or 1)
+    code = os.WEXITSTATUS(os.waitpid(child, 0)[1])
+    if code:
+        raise EngineFailed("cannot protect the container's root or kernel settings: %s" % os.strerror(code))
+
+
+def end_starter(pid: int) -> None:
+    """SIGKILL to Apptainer and wait for it; with its own pid namespace the container ends too."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    try:
+        os.waitpid(pid, 0)
+    except ChildProcessError:
+        pass

@@ -1,0 +1,123 @@
+"""How a container will be started: decided here as a value, done by the monitor."""
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import List, Tuple
+
+from gha_apptainer.domain.containers import ANONYMOUS, BIND, GPU_NONE, GPU_NVIDIA, NETWORK_NONE, TMPFS, VOLUME, Args, ContainerSpec, Mount
+from gha_apptainer.domain.errors import HostUnfit, InputError, Refused
+from gha_apptainer.domain.hosts import HostFacts
+from gha_apptainer.domain.settings import NodeSettings
+
+HOLDER = "/.gha-apptainer-holder"
+"""The holder's path inside, gone as soon as it runs."""
+GPU_LIBRARIES = "/.singularity.d/libs"
+"""Where Apptainer binds the host's GPU libraries."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A mount with its source outside. `fill` is a volume that takes the image's content while it is empty."""
+
+    source: str
+    target: str
+    read_only: bool
+    kind: str
+    size: int = 0
+    mode: int = 0o1777
+    fill: bool = False
+    create: bool = False
+
+
+@dataclass(frozen=True)
+class StartPlan:
+    """Everything a monitor does to start one container, but for the root (`layers.RootPlan`).
+
+    `gpu` are Apptainer's flags; `written` are files of the image that are ours (path, text); `private_network` asks for a network
+    namespace with only `lo`.
+    """
+
+    hostname: str
+    placed: Tuple[Placed, ...]
+    written: Tuple[Tuple[str, str], ...]
+    gpu: Args
+    private_network: bool
+
+
+def plan_start(identity: str, spec: ContainerSpec, host: HostFacts, base: str, volumes: str, resolv_conf: str) -> StartPlan:
+    """Pure but for nothing: `base` is the container's directory, `volumes` that of named volumes, `resolv_conf` the host's own text.
+
+    Raises Refused, InputError or HostUnfit, before anything is made.
+    """
+    if spec.ports:
+        raise Refused("publishing ports is not served by this engine yet", remedy="use --network host: ports are then the host's")
+    if spec.apptainer_args:
+        raise Refused("these Apptainer flags belong to the engine: " + " ".join(spec.apptainer_args))
+    hostname = spec.hostname or identity[:12]
+    private = spec.network == NETWORK_NONE
+    return StartPlan(
+        hostname=hostname,
+        placed=_placed(spec, host, base, volumes),
+        written=(
+            ("/etc/hostname", hostname + "\n"),
+            ("/etc/hosts", hosts_text(hostname, spec)),
+            ("/etc/resolv.conf", "" if private else resolv_conf),
+        ),
+        gpu=_gpu(spec, host),
+        private_network=private,
+    )
+
+
+def hosts_text(hostname: str, spec: ContainerSpec) -> str:
+    """The container's /etc/hosts."""
+    lines = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback", "127.0.1.1\t" + hostname]
+    lines += ["%s\t%s" % (address, name) for name, address in spec.hosts.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _gpu(spec: ContainerSpec, host: HostFacts) -> Args:
+    if spec.gpu == GPU_NONE:
+        return ()
+    nvidia = spec.gpu == GPU_NVIDIA
+    reason = host.nvidia_reason if nvidia else host.rocm_reason
+    if reason:
+        raise HostUnfit("a GPU was asked for: %s" % reason, remedy="run on a machine with one, or ask for none")
+    return ("--nv",) if nvidia else ("--rocm",)
+
+
+def _placed(spec: ContainerSpec, host: HostFacts, base: str, volumes: str) -> Tuple[Placed, ...]:
+    """All mounts, outer before inner; the container's own /tmp and /var/tmp first, on disk, so that they hold what an image may need."""
+    targets = {mount.target for mount in spec.mounts}
+    if len(targets) != len(spec.mounts):
+        raise InputError("two mounts at the same place: %s" % ", ".join(sorted(mount.target for mount in spec.mounts)))
+    found: List[Placed] = [
+        Placed(os.path.join(base, "fs", name), target, False, ANONYMOUS, fill=True)
+        for name, target in (("tmp", "/tmp"), ("var-tmp", "/var/tmp"))
+        if target not in targets
+    ]
+    if not host.fuse_reason and "/dev/fuse" not in targets:
+        found.append(Placed("/dev/fuse", "/dev/fuse", False, BIND))
+    for number, mount in enumerate(spec.mounts):
+        found.append(_place(mount, number, base, volumes))
+    return tuple(sorted(found, key=lambda one: one.target.rstrip("/").count("/")))
+
+
+def _place(mount: Mount, number: int, base: str, volumes: str) -> Placed:
+    if not mount.target.startswith("/") or mount.target.rstrip("/") == "":
+        raise InputError("a mount needs an absolute target below /, not %r" % mount.target)
+    source, fill = mount.source, False
+    if mount.kind == TMPFS:
+        source = os.path.join(base, "tmpfs", str(number))
+    elif mount.kind == VOLUME:
+        source, fill = os.path.join(volumes, mount.source), True
+    elif mount.kind == ANONYMOUS:
+        source, fill = os.path.join(base, "volumes", str(number)), True
+    elif not source.startswith("/"):
+        raise InputError("a bind mount needs an absolute source, not %r" % source)
+    return Placed(source, os.path.normpath(mount.target), mount.read_only, mount.kind, mount.size, mount.mode, fill, mount.create)
+
+
+def layer_directory(identity: str, base: str, settings: NodeSettings) -> str:
+    """Where the writable layer lies: where the site says, else in the container's own directory."""
+    return os.path.join(settings.layers, "gha-apptainer-%d-%s" % (os.geteuid(), identity)) if settings.layers else os.path.join(base, "layer")
