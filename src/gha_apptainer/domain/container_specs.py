@@ -53,21 +53,20 @@ def container_spec(
     gpu = _gpu(extra.gpu or asked.gpu, host)
     wanted_env = dict(extra.env + asked.env)
     gpu_env = _gpu_env(gpu, asked.gpu_select, gpu_masks or {}, wanted_env)
-    main = None
-    if not asked.hold:
-        cwd = asked.workdir or extra.workdir or config.workdir or "/"
-        main = ExecRequest(
-            argv=_argv(config, asked),
-            env=_environment(config, asked, tuple(wanted_env.items()), gpu_env),
-            cwd=cwd if cwd.startswith("/") else "/" + cwd,
-            user=asked.user or config.user,
-            tty=asked.tty,
-            create_cwd=True,
-        )
+    cwd = asked.workdir or extra.workdir or config.workdir or "/"
+    usual = ExecRequest(
+        argv=() if asked.hold else _argv(config, asked),
+        env=_environment(config, asked, tuple(wanted_env.items()), gpu_env),
+        cwd=cwd if cwd.startswith("/") else "/" + cwd,
+        user=asked.user or config.user,
+        tty=asked.tty,
+        create_cwd=True,
+    )
     return ContainerSpec(
         image=image,
         owner=owner,
-        main=main,
+        main=None if asked.hold else usual,
+        usual=usual,
         mounts=_mounts(config, asked, extra),
         hostname=asked.hostname,
         hosts=dict(asked.add_hosts),
@@ -92,7 +91,7 @@ def exec_request(spec: ContainerSpec, asked: Asked, argv: Args) -> ExecRequest:
     if not argv:
         raise InputError("no command to execute", remedy="gha-apptainer exec CONTAINER COMMAND [ARG…]")
     config = spec.image.config
-    main = spec.main
+    main = spec.main or (spec.usual if spec.usual.env else None)
     env = dict(main.env if main is not None else _environment(config, Asked(hostname=spec.hostname), (), spec.gpu_env))
     if asked.tty:
         env.setdefault("TERM", "xterm")

@@ -89,7 +89,8 @@ class Stdio:
 
 @dataclass(frozen=True)
 class ContainerSpec:
-    """Everything the engine needs to make one container; `main` None means that it is only held open.
+    """Everything the engine needs to make one container; `main` None means that it is only held open; `usual` is then
+    what an exec starts with that asks for nothing else (environment, directory, user).
 
     `hosts` maps names to addresses for its /etc/hosts. `gpu` is none, nvidia or rocm. `writable` False mounts the root read-only.
     `remove` deletes container, layer and anonymous volumes when it ends. `interactive` keeps the main process's stdin open.
@@ -98,6 +99,7 @@ class ContainerSpec:
     image: Image
     owner: Owner
     main: Optional[ExecRequest] = None
+    usual: ExecRequest = ExecRequest(())
     mounts: Tuple[Mount, ...] = ()
     hostname: str = ""
     hosts: Mapping[str, str] = field(default_factory=dict)

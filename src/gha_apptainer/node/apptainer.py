@@ -156,7 +156,7 @@ def mount_option(bind: Bind) -> str:
 
 
 def exec_argv(
-    host: HostFacts, root: str, program: Args, *, config: str, binds: Tuple[Bind, ...], gpu: Args = (), fresh_proc: bool = True
+    host: HostFacts, root: str, program: Args, *, config: str, binds: Tuple[Bind, ...], flags: Args = (), fresh_proc: bool = True
 ) -> Args:
     """Start a container around `program` in the mounted root directory `root`.
 
@@ -173,7 +173,7 @@ def exec_argv(
     argv += ["--no-mount", ",".join(unwanted)]
     if not fresh_proc:
         argv += ["--mount", mount_option(Bind("/proc", "/proc"))]
-    argv += list(gpu)
+    argv += list(flags)
     for bind in binds:
         argv += ["--mount", mount_option(bind)]
     return (*argv, root, *program)

@@ -80,3 +80,40 @@ def read(path: str) -> JoinRecord:
         return decode(os.read(handle, _LIMIT))
     finally:
         os.close(handle)
+
+
+class ExecSettings:
+    """What a command in a container starts with unless it asks for something else: environment, directory, user."""
+
+    __slots__ = ("cwd", "env", "user")
+
+    def __init__(self, env: "tuple[tuple[str, str], ...]", cwd: str, user: str) -> None:
+        self.env, self.cwd, self.user = env, cwd, user
+
+
+def encode_settings(settings: ExecSettings) -> bytes:
+    """The settings as the bytes of their file: version, directory, user, then NAME=VALUE, NUL between them."""
+    fields = [settings.cwd, settings.user] + ["%s=%s" % pair for pair in settings.env]
+    return b"\0".join([VERSION] + [field.encode("utf-8", "surrogateescape") for field in fields])
+
+
+def read_settings(path: str) -> ExecSettings:
+    """The settings in a file of ours; errors as `read`."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        found = os.fstat(handle)
+        if found.st_uid != os.geteuid() or found.st_mode & 0o170077 != 0o100000:
+            raise ValueError("not a private file of this user")
+        data = b""
+        while len(data) < found.st_size:
+            part = os.read(handle, found.st_size - len(data))
+            if not part:
+                raise ValueError("half a file")
+            data += part
+    finally:
+        os.close(handle)
+    head, cwd, user, *pairs = data.decode("utf-8", "surrogateescape").split("\0")
+    if head != VERSION.decode():
+        raise ValueError("not of this version")
+    split = [pair.partition("=") for pair in pairs]
+    return ExecSettings(tuple((name, value) for name, _, value in split), cwd, user)

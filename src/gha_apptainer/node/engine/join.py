@@ -20,7 +20,8 @@ import sys
 from gha_apptainer.node.engine import kernel, programs
 from gha_apptainer.node.engine.flat import JoinRecord
 
-if False:  # for type checkers: typing is not worth its import here
+MYPY = False
+if MYPY:  # type checkers take it for true; typing is not worth its import at run time
     from typing import Callable
 
 NOT_FOUND, NOT_EXECUTABLE, OURS = 127, 126, 125

@@ -24,6 +24,7 @@ from gha_apptainer.node import apptainer, files, process
 from gha_apptainer.node.engine import cgroups, flat, join, kernel, layers, namespaces, setup, starting, terminal
 from gha_apptainer.node.engine.logs import LogWriter
 from gha_apptainer.node.engine.records import Records, Running
+from gha_apptainer.node.images import uses
 
 LOST_ROOT = "root file system lost"
 _END_LIMIT = 10.0  # seconds for a killed container to disappear
@@ -54,6 +55,8 @@ class Monitor:
         self._pipes: Dict[int, Tuple[str, int]] = {}
         self._main = 0
         self._reason = ""
+        self._use = uses.Use("")
+        self._renew_at = 0.0
         self._since = time.time()
 
     def main(self) -> NoReturn:
@@ -92,6 +95,8 @@ class Monitor:
 
     def _live(self) -> ExitStatus:
         job, identity = self._job, self._job.identity
+        self._use = uses.use(job.spec.image, self._settings, self._host, identity)
+        self._renew_at = time.monotonic() + uses.RENEW_USE
         single = namespaces.enter_own(self._host)
         self._root = layers.mount_root(job.root, self._host, job.layer, single=single)
         binds = setup.fill_root(job.start, self._root)
@@ -112,6 +117,8 @@ class Monitor:
             keyring=int(self._settings.keep_session_keyring),
             libs=starting.GPU_LIBRARIES if job.start.gpu else "",
         )
+        usual = job.spec.main or job.spec.usual
+        files.write_whole(self._records.path(identity, "exec"), flat.encode_settings(flat.ExecSettings(usual.env, usual.cwd, usual.user)))
         files.write_whole(self._records.path(identity, "join"), flat.encode(record))
         oom_before = cgroups.oom_kills()
         if job.spec.main is not None:
@@ -236,6 +243,7 @@ class Monitor:
                     poller.unregister(self._channel)
                     self._reason = self._reason or "its owner is gone"
                     self._kill()
+            self._renew_image()
             ended = self._reap_main()
             if ended is None and self._root is not None and layers.lost_helper(self._root.helpers) is not None:
                 self._reason = LOST_ROOT
@@ -244,6 +252,16 @@ class Monitor:
         self._kill()
         self._drain()
         return ended
+
+    def _renew_image(self) -> None:
+        """Tell collectors on every node that the image is in use."""
+        if time.monotonic() < self._renew_at:
+            return
+        self._renew_at = time.monotonic() + uses.RENEW_USE
+        try:
+            self._use.renew()
+        except OSError:
+            pass  # the store is out of reach just now; a hold outlives many missed renewals
 
     def _check_root(self) -> None:
         """A helper that died before the payload did means that the payload may have read nonsense, whatever its exit code."""
@@ -357,6 +375,13 @@ class Monitor:
                 os.waitpid(pid, 0)
             except (ProcessLookupError, ChildProcessError):
                 continue
+        self._release_image()
+
+    def _release_image(self) -> None:
+        try:
+            self._use.release()
+        except OSError:
+            pass  # it expires by itself
 
     def _finish(self, status: ExitStatus) -> None:
         identity = self._job.identity

@@ -111,7 +111,7 @@ def hold(
 
     Raises EngineFailed with Apptainer's own words, or TimedOut.
     """
-    argv = apptainer.exec_argv(host, root.merged, (HOLDER,), config=config, binds=binds, gpu=plan.gpu, fresh_proc=fresh_proc)
+    argv = apptainer.exec_argv(host, root.merged, (HOLDER,), config=config, binds=binds, flags=plan.flags, fresh_proc=fresh_proc)
     life_in, life_out = os.pipe2(os.O_CLOEXEC)
     ready_in, ready_out = os.pipe2(os.O_CLOEXEC)
     starter = os.fork()

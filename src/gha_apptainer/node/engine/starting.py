@@ -34,14 +34,15 @@ class Placed:
 class StartPlan:
     """Everything a monitor does to start one container, but for the root (`layers.RootPlan`).
 
-    `gpu` are Apptainer's flags; `written` are files of the image that are ours (path, text); `private_network` asks for a network
+    `flags` go to Apptainer as they are, `gpu` says that a GPU is among them; `written` are files of the image that are ours (path, text); `private_network` asks for a network
     namespace with only `lo`.
     """
 
     hostname: str
     placed: Tuple[Placed, ...]
     written: Tuple[Tuple[str, str], ...]
-    gpu: Args
+    flags: Args
+    gpu: bool
     private_network: bool
 
 
@@ -52,8 +53,6 @@ def plan_start(identity: str, spec: ContainerSpec, host: HostFacts, base: str, v
     """
     if spec.ports:
         raise Refused("publishing ports is not served by this engine yet", remedy="use --network host: ports are then the host's")
-    if spec.apptainer_args:
-        raise Refused("these Apptainer flags belong to the engine: " + " ".join(spec.apptainer_args))
     hostname = spec.hostname or identity[:12]
     private = spec.network == NETWORK_NONE
     return StartPlan(
@@ -64,7 +63,8 @@ def plan_start(identity: str, spec: ContainerSpec, host: HostFacts, base: str, v
             ("/etc/hosts", hosts_text(hostname, spec)),
             ("/etc/resolv.conf", "" if private else resolv_conf),
         ),
-        gpu=_gpu(spec, host),
+        flags=_gpu(spec, host) + spec.apptainer_args,
+        gpu=spec.gpu != GPU_NONE,
         private_network=private,
     )
 
