@@ -33,7 +33,7 @@ python39_pytest() {
         (cd "$root" && env PYTHONPATH="$packages" "$python" -s -m pytest -p no:cacheprovider "$@")
         return
     fi
-    image=$("$venv/bin/python" -I -S "$root/src" provision --python39-image) || return
+    image=$("$venv/bin/python" -I -S "$root/src" provision --image python39) || return
     "$venv/bin/python" -I -S "$root/src" run --rm -v "$root:$root:ro" -v "$packages:$packages:ro" -v "$(dirname "$GHA_TEST_COUNTS"):$(dirname "$GHA_TEST_COUNTS")" \
         -e PYTHONPATH="$packages" -e GHA_TEST_COUNTS="$GHA_TEST_COUNTS" -e PYTHONDONTWRITEBYTECODE=1 -e CI="${CI:-}" -w "$root" \
         "$image" /usr/bin/python3.9 -s -m pytest -p no:cacheprovider "$@"

@@ -30,7 +30,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for name in _cases(item):
             if not _CASE.fullmatch(name):
-                raise pytest.UsageError("%s: %r is no case: wanted FAMILY-NUMBER with a family of %s" % (item.nodeid, name, ", ".join(FAMILIES)))
+                known = ", ".join(FAMILIES)
+                raise pytest.UsageError("%s: %r is no case: wanted FAMILY-NUMBER with a family of %s" % (item.nodeid, name, known))
             item.user_properties.append(("case", name))
 
 
