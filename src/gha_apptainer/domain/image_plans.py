@@ -13,6 +13,8 @@ from gha_apptainer.domain.settings import NodeSettings
 CHOSEN, STANDBY, LOST = "chosen", "standby", "lost"
 """A route's verdict: taken; taken if the ones before it turn out not to hold; cannot serve."""
 
+_NO_DIGEST = Digest()
+
 
 @dataclass(frozen=True)
 class Login:
@@ -24,14 +26,14 @@ class Login:
 
 @dataclass(frozen=True)
 class RouteStep:
-    """One route's answer. `why` is a reason for people; `cost` what taking it costs; `path` the root filesystem where it is known already."""
+    """One route's answer. `why` is a reason for people; `cost` what taking it costs; `path` the root filesystem if it is known already."""
 
     route: str
     verdict: str
     why: str
     cost: str = ""
     path: str = ""
-    digest: Digest = Digest()
+    digest: Digest = _NO_DIGEST
 
 
 @dataclass(frozen=True)

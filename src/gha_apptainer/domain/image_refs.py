@@ -8,7 +8,7 @@ from __future__ import annotations
 import os.path
 import re
 from dataclasses import dataclass
-from typing import NoReturn, Optional, Tuple
+from typing import Optional, Tuple
 
 from gha_apptainer.domain.errors import InputError
 
@@ -17,7 +17,8 @@ DOCKER_HUB = "docker.io"
 DOCKER_HUB_NAMES = (DOCKER_HUB, "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com", "hub.docker.com")
 """Ways in which people spell Docker Hub; all become `docker.io`."""
 
-_REGISTRY = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?")
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+_REGISTRY = re.compile(r"(?:%s(?:\.%s)*|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?" % (_LABEL, _LABEL))
 _PART = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _SHA256 = re.compile(r"sha256:[0-9a-f]{64}")
@@ -70,9 +71,9 @@ def parse(text: str, cwd: str = "") -> ImageRef:
     must not be able to shadow a registry's image.
     """
     if text != text.strip() or any(ord(letter) < 32 or ord(letter) == 127 for letter in text):
-        _wrong(text, "it holds spaces or control characters at its ends or inside")
+        raise _wrong(text, "it holds spaces or control characters at its ends or inside")
     if not text:
-        _wrong(text, "it is empty")
+        raise _wrong(text, "it is empty")
     scheme = _SCHEME.match(text)
     if scheme is None:
         return _path(text, cwd) if _looks_like_path(text) else _remote(DOCKER, text, text)
@@ -81,13 +82,13 @@ def parse(text: str, cwd: str = "") -> ImageRef:
         return _remote(kind, rest, text)
     if kind == "file":
         if not rest.startswith("/"):
-            _wrong(text, "file:// must be followed by an absolute path")
+            raise _wrong(text, "file:// must be followed by an absolute path")
         return _path(rest, cwd)
-    _wrong(text, "%s:// is no kind of image that we read" % kind)
+    raise _wrong(text, "%s:// is no kind of image that we read" % kind)
 
 
-def _wrong(text: str, why: str) -> NoReturn:
-    raise InputError("bad image reference %r: %s" % (text, why), remedy=_FORMS)
+def _wrong(text: str, why: str) -> InputError:
+    return InputError("bad image reference %r: %s" % (text, why), remedy=_FORMS)
 
 
 def _looks_like_path(text: str) -> bool:
@@ -95,18 +96,19 @@ def _looks_like_path(text: str) -> bool:
 
 
 def _path(text: str, cwd: str) -> ImageRef:
-    return ImageRef(PATH, path=os.path.normpath(os.path.join(cwd, text)))
+    found = os.path.normpath(os.path.join(cwd, text))
+    return ImageRef(PATH, path=found if found.startswith(("/", "../")) or found == ".." else "./" + found)
 
 
 def _remote(transport: str, rest: str, whole: str) -> ImageRef:
     name, at, digest = rest.partition("@")
     if at and not _SHA256.fullmatch(digest):
-        _wrong(whole, "the digest after @ must be sha256: and 64 lower-case hexadecimal digits")
+        raise _wrong(whole, "the digest after @ must be sha256: and 64 lower-case hexadecimal digits")
     registry, repository, tag = _split(name)
     if not repository:
-        _wrong(whole, "the image has no name")
+        raise _wrong(whole, "the image has no name")
     if not _REGISTRY.fullmatch(registry):
-        _wrong(whole, "%r is no registry (host or host:port)" % registry)
+        raise _wrong(whole, "%r is no registry (host or host:port)" % registry)
     if registry in DOCKER_HUB_NAMES:
         registry = DOCKER_HUB
         if "/" not in repository:
@@ -114,11 +116,11 @@ def _remote(transport: str, rest: str, whole: str) -> ImageRef:
     for part in repository.split("/"):
         if not _PART.fullmatch(part):
             hint = "names are lower case" if part != part.lower() else "letters, digits and single . _ - between them are allowed"
-            _wrong(whole, "%r in its name is not valid: %s" % (part, hint))
+            raise _wrong(whole, "%r in its name is not valid: %s" % (part, hint))
     if len(registry) + 1 + len(repository) > _NAME_LIMIT:
-        _wrong(whole, "its name is longer than %d characters" % _NAME_LIMIT)
+        raise _wrong(whole, "its name is longer than %d characters" % _NAME_LIMIT)
     if tag is not None and not _TAG.fullmatch(tag):
-        _wrong(whole, "%r is no tag: at most 128 letters, digits, . _ -, not starting with . or -" % tag)
+        raise _wrong(whole, "%r is no tag: at most 128 letters, digits, . _ -, not starting with . or -" % tag)
     return ImageRef(transport, registry, repository, tag or ("" if digest else "latest"), digest)
 
 

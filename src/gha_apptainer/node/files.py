@@ -26,7 +26,7 @@ def decode(data: bytes) -> str:
 
 def write_whole(path: str, data: bytes, *, mode: int = 0o600, sync: bool = False) -> None:
     """Publish `data` at `path` by rename, so that no reader ever sees half of it. `sync` also survives a power cut."""
-    beside = "%s.%d.new" % (path, os.getpid())
+    beside = _beside(path)
     try:
         _write_new(beside, data, mode, sync)
         os.rename(beside, path)
@@ -39,7 +39,7 @@ def write_whole(path: str, data: bytes, *, mode: int = 0o600, sync: bool = False
 
 def write_once(path: str, data: bytes, *, mode: int = 0o600) -> bool:
     """Publish `data` at `path` unless something is there already; tells whether it was we. Atomic by link(2)."""
-    beside = "%s.%d.new" % (path, os.getpid())
+    beside = _beside(path)
     try:
         _write_new(beside, data, mode, False)
         try:
@@ -53,6 +53,11 @@ def write_once(path: str, data: bytes, *, mode: int = 0o600) -> bool:
         raise
     finally:
         _unlink_quietly(beside)
+
+
+def _beside(path: str) -> str:
+    """A temporary name that no other process, on no other host of a shared file system, has too."""
+    return "%s.%d.%s.new" % (path, os.getpid(), os.urandom(4).hex())
 
 
 def _write_new(path: str, data: bytes, mode: int, sync: bool) -> None:

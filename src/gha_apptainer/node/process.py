@@ -10,6 +10,7 @@ from typing import Optional, Tuple
 from gha_apptainer.domain.containers import Args, Env
 from gha_apptainer.domain.errors import HostUnfit, ProcessFailed, TimedOut
 
+_KILL_GRACE = 5.0
 BASE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -55,13 +56,27 @@ def run(
         out, err = child.communicate(input or None, timeout)
     except subprocess.TimeoutExpired as error:
         end_group(child.pid)
-        child.communicate()
+        _reap(child)
         raise TimedOut("%s did not end within %g s" % (argv[0], timeout)) from error
     except BaseException:
         end_group(child.pid)
-        child.wait()
+        _reap(child)
         raise
     return Completed(tuple(argv), child.returncode, out, err or b"")
+
+
+def _reap(child: "subprocess.Popen[bytes]") -> None:
+    """Wait for a killed child, but not for ever: one that hangs in the kernel, on a dead mount, cannot be killed."""
+    try:
+        child.wait(_KILL_GRACE)
+    except subprocess.TimeoutExpired:
+        child.returncode = -signal.SIGKILL  # what it will be; else Popen warns that it still runs
+    for stream in (child.stdin, child.stdout, child.stderr):
+        if stream is not None:
+            try:
+                stream.close()
+            except OSError:
+                continue
 
 
 def end_group(pid: int) -> None:
