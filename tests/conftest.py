@@ -2,6 +2,7 @@
 
 The files here run on Python 3.9 too, where only the unit tests of domain and node are collected.
 """
+
 from __future__ import annotations
 
 import os
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["conformance", "skips", "machine"]
+pytest_plugins = ["conformance", "skips", "machine", "driving"]
 
 TIERS = ("unit", "local", "site", "soak")
 HERE = Path(__file__).parent

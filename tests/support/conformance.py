@@ -3,6 +3,7 @@
 A test names the cases it holds by `@pytest.mark.case("apptainer-3", …)` or by a parameter id of the same form. A case holds if
 every test that names it passed; a case with a skipped test and no failed one is "not tried".
 """
+
 from __future__ import annotations
 
 import json

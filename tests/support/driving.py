@@ -74,6 +74,7 @@ except ImportError:
     A = os.environ["GHA_APPTAINER"]
     facts = HostFacts(hostname=os.uname().nodename, boot_id=open("/proc/sys/kernel/random/boot_id").read().strip(), machine=os.uname().machine, kernel=os.uname().release, uid=os.getuid(), gid=os.getgid(), state_dir=os.environ["GHA_APPTAINER_STATE"], apptainer=A, apptainer_version="1.4.5", fuse_reason="" if os.access("/dev/fuse", os.R_OK|os.W_OK) else "no", uid_ranges=_r("uid_map"), gid_ranges=_r("gid_map"))
 engine = ApptainerEngine(facts, settings, overlay_reason=lambda layer, lower: "", sif_offset=lambda path: 0)
+USR = (Mount(source="/usr", target="/usr", read_only=True),)
 PATH = (("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),)
 
 def spec(root, main=None, pid=0, **more):

@@ -2,6 +2,7 @@
 
 A line of that file is `TEST PATTERN | REASON PATTERN | why this may be`; patterns as in a shell.
 """
+
 from __future__ import annotations
 
 import os

@@ -1,4 +1,5 @@
 """Where things of ours lie that are made once and kept, from a user's environment."""
+
 from __future__ import annotations
 
 from typing import Mapping

@@ -1,4 +1,5 @@
 """Runs on Python 3.9 as well: every module of domain and node can be imported alone, with warnings as errors."""
+
 from __future__ import annotations
 
 import subprocess

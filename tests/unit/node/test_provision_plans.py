@@ -1,4 +1,5 @@
 """How Apptainer comes to hosts of all kinds: plans from recorded descriptions, nothing is run."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -28,7 +29,13 @@ def host(**given: Any) -> HostDescription:
 
 
 UBUNTU = {"os_ids": ("ubuntu", "debian"), "version": "24.04", "pretty": "Ubuntu 24.04.1 LTS", "archives": ("Ubuntu",)}
-ALMA = {"os_ids": ("almalinux", "rhel", "centos", "fedora"), "version": "9.4", "pretty": "AlmaLinux 9.4", "commands": ("tar", "dnf"), "archives": ()}
+ALMA = {
+    "os_ids": ("almalinux", "rhel", "centos", "fedora"),
+    "version": "9.4",
+    "pretty": "AlmaLinux 9.4",
+    "commands": ("tar", "dnf"),
+    "archives": (),
+}
 FEDORA = {"os_ids": ("fedora",), "version": "41", "pretty": "Fedora Linux 41", "commands": ("tar", "dnf"), "archives": ()}
 CENTOS7 = {"os_ids": ("centos", "rhel", "fedora"), "version": "7", "pretty": "CentOS Linux 7", "commands": ("tar", "yum"), "archives": ()}
 
@@ -87,7 +94,7 @@ def test_ubuntu_on_arm_uses_the_projects_signed_archive() -> None:
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 def test_el_uses_epel_and_fedora_its_own_archive(machine: str) -> None:
-    assert [step.argv[-1] for step in planned(True, uid=0, machine=machine, **ALMA).steps][0] == "epel-release"
+    assert planned(True, uid=0, machine=machine, **ALMA).steps[0].argv[-1] == "epel-release"
     assert planned(True, uid=0, machine=machine, **CENTOS7).steps[0].argv[0] == "yum"
     (only,) = planned(True, uid=0, machine=machine, **FEDORA).steps
     assert "apptainer" in only.argv
@@ -112,5 +119,5 @@ def test_an_unknown_system_gets_the_address_of_the_instructions() -> None:
 
 
 def test_os_release_is_read_with_and_without_quotes() -> None:
-    text = '# a remark\nID=ubuntu\nID_LIKE="debian"\nPRETTY_NAME=\'Ubuntu 24.04\'\n\nBROKEN\n'
+    text = "# a remark\nID=ubuntu\nID_LIKE=\"debian\"\nPRETTY_NAME='Ubuntu 24.04'\n\nBROKEN\n"
     assert os_release(text) == {"ID": "ubuntu", "ID_LIKE": "debian", "PRETTY_NAME": "Ubuntu 24.04"}

@@ -1,4 +1,5 @@
 """`gha-apptainer provision`: find Apptainer or install it for this user, or make a base image from packages; prints the path."""
+
 from __future__ import annotations
 
 import argparse

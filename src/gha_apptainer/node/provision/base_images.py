@@ -3,6 +3,7 @@
 Packages are unpacked, and what their scripts would do is done here as far as programs need it, so that an ordinary user gets a tree in
 a quarter of the time of an installation. Inside a writable container `apt-get install`, `useradd`, `python3` and `pip` work.
 """
+
 from __future__ import annotations
 
 import hashlib

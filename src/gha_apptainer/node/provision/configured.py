@@ -2,6 +2,7 @@
 
 The files and their forms: dpkg(1) "FILES", deb-triggers(5), passwd(5), shadow(5), pam.d(5), policy-rc.d of invoke-rc.d(8).
 """
+
 from __future__ import annotations
 
 import os

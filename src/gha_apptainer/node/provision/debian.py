@@ -4,6 +4,7 @@ The archives' addresses are those of the host's own apt. Its package lists, pins
 configuration, a state and an empty list of installed packages of its own (apt.conf(5), "APT_CONFIG" is read first). Signatures
 are checked by apt with the system's keyring, digests of packages by apt against the signed lists.
 """
+
 from __future__ import annotations
 
 import os

@@ -1,4 +1,5 @@
 """Looks at the host once and describes it for the plan."""
+
 from __future__ import annotations
 
 import json

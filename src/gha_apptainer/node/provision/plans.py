@@ -2,6 +2,7 @@
 
 The sources: https://apptainer.org/docs/admin/main/installation.html for Ubuntu and EL, Debian's own packages for Debian.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -4,6 +4,7 @@ It uses nothing of the system it runs on, so that it works on older systems and 
 fixed when it is made: interpreter and library path of its programs are absolute. With Apptainer come the programs that it and
 we need for images.
 """
+
 from __future__ import annotations
 
 import glob

@@ -1,4 +1,5 @@
 """Directories that are made once in the user's cache: staged beside, published by rename, safe if two make the same one."""
+
 from __future__ import annotations
 
 import os

@@ -1,4 +1,5 @@
 """Carries out the steps of a plan that changes the system, as the action may on a hosted runner."""
+
 from __future__ import annotations
 
 import os
