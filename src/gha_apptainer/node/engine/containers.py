@@ -20,7 +20,7 @@ from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.node import files, process
 from gha_apptainer.node.engine import flat, join, kernel, layers, logs, setup, starting, terminal
 from gha_apptainer.node.engine.monitor import Job, Monitor
-from gha_apptainer.node.engine.records import Records
+from gha_apptainer.node.engine.records import UNKNOWN, Records
 
 PROXIED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 """Signals that a foreground command hands on to its container's main process."""
@@ -248,7 +248,7 @@ class ApptainerEngine:
             if status is not None and not monitored:
                 return status
             if not monitored and (not os.path.isdir(self._records.path(identity)) or self._records.running(identity) is not None):
-                return self._records.status(identity) or ExitStatus(DOCKER_FAILURE, reason="unknown: its monitor left no record")
+                return self._records.status(identity) or ExitStatus(DOCKER_FAILURE, reason=UNKNOWN)
             left = deadline - time.monotonic()
             if left <= 0:
                 return None
@@ -328,10 +328,13 @@ class ApptainerEngine:
     def _reap_one(self, identity: str) -> Optional[Finding]:
         records = self._records
         monitor = records.monitor(identity)
-        if process.alive(*monitor):
-            return None
         spec = records.spec(identity)
         owner_gone = spec.owner.pid != 0 and not process.alive(spec.owner.pid, spec.owner.started)
+        if process.alive(*monitor):
+            if not owner_gone:
+                return None
+            self._bury(identity)  # its monitor sees to the rest, and would have looked for its owner within seconds
+            self._await_monitor(identity)
         status = records.status(identity)
         if status is None and monitor != (0, 0):
             self._bury(identity)

@@ -211,6 +211,8 @@ def _command(record: JoinRecord, command: Command, program: int, errors: int, go
     """In the container's pid namespace: take on user, directory, streams, limits, then exec. Raises on failure."""
     uid, gid, groups, home = who
     os.setsid()
+    if os.read(go, 1) != b"g":  # no word of ours before the caller knows our pid
+        os._exit(OURS)
     if command.terminal >= 0:
         command.stdin = command.stdout = command.stderr = command.open_terminal(command.terminal)
     if command.create_cwd:
@@ -231,9 +233,12 @@ def _command(record: JoinRecord, command: Command, program: int, errors: int, go
     path = find_program(command.argv[0], env)
     _streams(command, program, errors, go)
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.read(_PROGRAM + 1, 1) != b"g":  # the caller died before that could take effect
-        os._exit(OURS)
-    os.close(_PROGRAM + 1)
+    os.set_blocking(_PROGRAM + 1, False)
+    try:
+        os.read(_PROGRAM + 1, 1)
+        os._exit(OURS)  # its other end is closed: the caller died before that could take effect
+    except BlockingIOError:
+        os.close(_PROGRAM + 1)
     for number in range(1, 65):
         if number not in (signal.SIGKILL, signal.SIGSTOP, 32, 33):  # 32 and 33 belong to libc
             signal.signal(number, signal.SIG_DFL)

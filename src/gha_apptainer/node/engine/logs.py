@@ -35,13 +35,19 @@ class LogWriter:
         data = self._rest.pop(stream, b"") + data
         lines = data.split(b"\n")
         rest = lines.pop()
-        out = b"".join(self._record(stream, line) for line in lines)
+        out, size = [], 0
+        for line in lines:
+            out.append(self._record(stream, line))
+            size += len(out[-1])
+            if self._size + size >= self._limit:
+                self._write(b"".join(out))
+                out, size = [], 0
         while len(rest) >= PART:
-            out += self._format(stream, b"P", rest[:PART])
+            out.append(self._format(stream, b"P", rest[:PART]))
             rest = rest[PART:]
         if rest:
             self._rest[stream] = rest
-        self._write(out)
+        self._write(b"".join(out))
 
     def close(self) -> None:
         """Write what is left of unfinished lines and close."""
@@ -63,8 +69,9 @@ class LogWriter:
     def _write(self, data: bytes) -> None:
         try:
             while data:
-                data = data[os.write(self._handle, data) :]
-                self._size = os.fstat(self._handle).st_size
+                written = os.write(self._handle, data)
+                data = data[written:]
+                self._size += written
         except OSError as error:
             if is_disk_full(error):
                 raise disk_full(error, self._directory) from error

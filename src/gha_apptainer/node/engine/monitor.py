@@ -27,6 +27,7 @@ from gha_apptainer.node.engine.records import Records, Running
 from gha_apptainer.node.images import uses
 
 LOST_ROOT = "root file system lost"
+OWNER_GONE = "its owner is gone"
 _END_LIMIT = 10.0  # seconds for a killed container to disappear
 
 
@@ -219,8 +220,9 @@ class Monitor:
     def _wait(self) -> Optional[Tuple[int, object]]:
         """Until the main process ends, or the container, or its owner. Gives the main process's wait status and resource usage."""
         assert self._held is not None
+        gone, owner = self._held.gone, self._job.spec.owner
         poller = select.poll()
-        poller.register(self._held.gone, select.POLLIN | select.POLLHUP)
+        poller.register(gone, select.POLLIN | select.POLLHUP)
         if self._job.attached:
             poller.register(self._channel, select.POLLIN | select.POLLHUP)
         for handle in self._pipes:
@@ -229,19 +231,24 @@ class Monitor:
         poller.register(wake, select.POLLIN)
         ended: Optional[Tuple[int, object]] = self._reap_main()
         while ended is None:
-            for handle, _ in poller.poll(5000):
+            if self._held is not None and owner.pid and not process.alive(owner.pid, owner.started):
+                self._reason = OWNER_GONE
+                self._kill()
+            if self._held is None and not self._main:
+                return None
+            for handle, _ in poller.poll(2000):
                 if handle in self._pipes:
                     self._pump(handle, poller.unregister)
                 elif handle == wake:
                     os.read(wake, 4096)
-                elif handle == self._held.gone:
-                    self._kill()
+                elif handle == gone:
                     poller.unregister(handle)
+                    self._kill()
                     if not self._main:
                         return None
                 elif self._channel_closed():
                     poller.unregister(self._channel)
-                    self._reason = self._reason or "its owner is gone"
+                    self._reason = self._reason or OWNER_GONE
                     self._kill()
             self._renew_image()
             ended = self._reap_main()

@@ -22,11 +22,12 @@ from typing import List, Optional, Sequence, Tuple
 
 from gha_apptainer.domain.containers import CREATED, EXITED, RUNNING, Container, ContainerSpec, ExitStatus
 from gha_apptainer.domain.documents import from_json, to_json
-from gha_apptainer.domain.errors import InputError, Untrusted
+from gha_apptainer.domain.errors import DOCKER_FAILURE, InputError, Untrusted
 from gha_apptainer.node import files, process
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 _ID = re.compile(r"[0-9a-f]{64}")
+UNKNOWN = "unknown: its monitor left no record"
 _KEEP_ENDED = 3600.0  # seconds that the end of a removed container can still be asked for
 
 
@@ -212,7 +213,10 @@ class Records:
     def container(self, identity: str) -> Container:
         """All of one container. Raises FileNotFoundError if it is gone."""
         spec, status, running = self.spec(identity), self.status(identity), self.running(identity)
-        monitored = process.alive(*self.monitor(identity))
+        monitor = self.monitor(identity)
+        monitored = process.alive(*monitor)
+        if status is None and monitor != (0, 0) and not monitored:
+            status = self.status(identity) or ExitStatus(DOCKER_FAILURE, reason=UNKNOWN)  # it may have spoken just before it ended
         state = EXITED if status is not None else RUNNING if running is not None and monitored else CREATED
         return Container(
             id=identity,
