@@ -1,8 +1,8 @@
 """Arguments for Apptainer that a person may write, read against a table.
 
 The engine owns most of Apptainer's flags (namespaces, writable layer, user, environment): those are refused by name. Binds, environment,
-working directory and GPUs are translated, so that they meet the same rules as everywhere else. A few that say what holds anyway are
-accepted, fewer still are handed through. Names are those of https://apptainer.org/docs/user/main/cli/apptainer_exec.html.
+working directory and GPUs are translated, so that they meet the same rules as everywhere else. Those that say what holds anyway
+are accepted; none is handed through as it is. Names are those of https://apptainer.org/docs/user/main/cli/apptainer_exec.html.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from gha_apptainer.domain.docker_values import csv_fields, target
 from gha_apptainer.domain.errors import InputError, Refused
 
 _SO = "so"
-_THROUGH = "through"
 
 _SWITCHES: Dict[str, str] = {
     "--no-home": _SO,
@@ -43,7 +42,7 @@ _SHORT_SWITCHES = {
     "-u": "--userns",
     "-w": "--writable",
 }
-_VALUES: Dict[str, str] = {"--bind": "bind", "--mount": "mount", "--env": "env", "--pwd": "cwd", "--cwd": "cwd", "--dns": _THROUGH}
+_VALUES: Dict[str, str] = {"--bind": "bind", "--mount": "mount", "--env": "env", "--pwd": "cwd", "--cwd": "cwd"}
 _SHORT_VALUES = {"-B": "--bind"}
 
 _REFUSED: Dict[str, str] = {
@@ -74,6 +73,7 @@ _REFUSED: Dict[str, str] = {
     "--underlay": "the engine has its own writable layer",
     "--config": "the engine has its own configuration",
     "--docker-login": "give `username` and `password`",
+    "--dns": "names are resolved as on this machine",
     "--drop-caps": "the set of capabilities is fixed",
     "--sharens": "every container has its own namespaces",
 }
@@ -82,13 +82,12 @@ _SHORT_REFUSED = {"-f": "--fakeroot", "-H": "--home", "-o": "--overlay", "-W": "
 
 @dataclass(frozen=True)
 class ApptainerArgs:
-    """What the arguments mean: mounts, environment, working directory ("" unsaid), GPU kind ("" unsaid), and what is handed through."""
+    """What the arguments mean: mounts, environment, working directory ("" unsaid), GPU kind ("" unsaid)."""
 
     mounts: Tuple[Mount, ...] = ()
     env: Env = ()
     workdir: str = ""
     gpu: str = ""
-    through: Args = ()
 
 
 def parse_apptainer_args(args: Args, name: str = "apptainer-args") -> ApptainerArgs:
@@ -99,7 +98,6 @@ def parse_apptainer_args(args: Args, name: str = "apptainer-args") -> ApptainerA
     mounts: List[Mount] = []
     env: Dict[str, str] = {}
     workdir = gpu = ""
-    through: List[str] = []
     left = list(args)
     while left:
         flag, value, equals = _split(left.pop(0), name)
@@ -128,11 +126,9 @@ def parse_apptainer_args(args: Args, name: str = "apptainer-args") -> ApptainerA
             mounts.append(_mount(where, value))
         elif kind == "env":
             env.update(_env(where, value))
-        elif kind == "cwd":
-            workdir = value
         else:
-            through += [flag, value]
-    return ApptainerArgs(tuple(mounts), tuple(env.items()), workdir, gpu, tuple(through))
+            workdir = value
+    return ApptainerArgs(tuple(mounts), tuple(env.items()), workdir, gpu)
 
 
 def _known() -> str:

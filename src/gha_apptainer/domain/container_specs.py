@@ -79,7 +79,6 @@ def container_spec(
         labels=dict(config.labels + asked.labels),
         remove=asked.remove,
         interactive=asked.interactive,
-        apptainer_args=extra.through,
     )
 
 

@@ -437,7 +437,7 @@ _OWN = (
     Option("signal", "the signal to send", "s", "SIGNAL", verbs=(STOP, KILL)),
     Option("timeout", "seconds before it is killed (10)", "t", "SECONDS", verbs=(STOP,), aliases=("time",)),
     Option("force", "kill it first if it runs", "f", verbs=(REMOVE,)),
-    Option("volumes", "remove its anonymous volumes as well", "v", verbs=(REMOVE,)),
+    Option("volumes", "its anonymous volumes go with it; this changes nothing", "v", verbs=(REMOVE,)),
     Option("all", "show those that do not run as well", "a", verbs=(PS,)),
     Option("filter", "show those with id=, name=, label=, status= or ancestor=", "f", "KEY=VALUE", True, (PS,)),
     Option("format", "table or json; templates are not understood", "", "FORMAT", verbs=(PS,)),
