@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from dataclasses import dataclass
 from typing import Optional, Tuple
 
@@ -39,6 +38,8 @@ def run(
     on a time-out or an interrupt its whole process group ends with it. `stderr_to` is a descriptor that gets stderr
     instead. Raises TimedOut, or HostUnfit where the program does not exist.
     """
+    import subprocess  # a third of a command's start-up time, and many commands start no program
+
     chosen = minimal_env() if env is None else env
     try:
         child = subprocess.Popen(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Callable, List, Mapping, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Callable, List, Mapping, Optional, Sequence, Tuple
 
 from gha_apptainer.domain.asked import Asked
 from gha_apptainer.domain.container_specs import GPU_MASKS, check_platform, check_sources, container_spec
@@ -16,8 +16,10 @@ from gha_apptainer.domain.image_refs import ImageRef, parse
 from gha_apptainer.domain.images import Image
 from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.node import files, process
-from gha_apptainer.node.engine.containers import Engine
 from gha_apptainer.node.main import complain, tell
+
+if TYPE_CHECKING:  # loading the engine costs more than parsing, and parsing may fail
+    from gha_apptainer.node.engine.containers import Engine
 
 SCOPE = "cli"
 """The owner's scope of containers that these verbs make."""

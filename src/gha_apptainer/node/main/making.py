@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import signal
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 from gha_apptainer.domain.container_specs import exec_request
 from gha_apptainer.domain.containers import Args, ExitStatus, Stdio
 from gha_apptainer.domain.docker_options import ParsedOptions
 from gha_apptainer.domain.errors import InputError, Refused
-from gha_apptainer.node.engine.containers import Engine
 from gha_apptainer.node.main import tell
 from gha_apptainer.node.main.context import Context, each, standard_streams, told_end
+
+if TYPE_CHECKING:
+    from gha_apptainer.node.engine.containers import Engine
 
 _PATIENCE = 3600.0  # how long one wait for a container lasts before the next begins
 
