@@ -1,15 +1,19 @@
 """The one place that starts programs (the joiner and the monitor's children excepted), each with a time limit."""
+
 from __future__ import annotations
 
 import os
 import signal
 from dataclasses import dataclass
-from typing import Optional, Tuple
+from typing import TYPE_CHECKING, Optional, Tuple
 
 from gha_apptainer.domain.containers import Args, Env
 from gha_apptainer.domain.errors import HostUnfit, ProcessFailed, TimedOut
 
 _KILL_GRACE = 5.0
+if TYPE_CHECKING:
+    import subprocess
+
 BASE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -22,7 +26,7 @@ class Completed:
     stdout: bytes
     stderr: bytes
 
-    def check(self) -> "Completed":
+    def check(self) -> Completed:
         """Itself, or ProcessFailed if the code is not 0."""
         if self.code:
             raise ProcessFailed(self.argv, self.code, self.stderr.decode("utf-8", "replace"))
@@ -66,8 +70,10 @@ def run(
     return Completed(tuple(argv), child.returncode, out, err or b"")
 
 
-def _reap(child: "subprocess.Popen[bytes]") -> None:
+def _reap(child: subprocess.Popen[bytes]) -> None:
     """Wait for a killed child, but not for ever: one that hangs in the kernel, on a dead mount, cannot be killed."""
+    import subprocess
+
     try:
         child.wait(_KILL_GRACE)
     except subprocess.TimeoutExpired:
