@@ -8,9 +8,11 @@ are checked by apt with the system's keyring, digests of packages by apt against
 from __future__ import annotations
 
 import os
+import re
+import tempfile
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Callable, Mapping, Sequence, Tuple
+from typing import Callable, Dict, List, Mapping, Sequence, Tuple
 
 from gha_apptainer.domain.containers import Args, Env
 from gha_apptainer.domain.errors import HostUnfit, ImageFailed, ProcessFailed
@@ -57,14 +59,60 @@ def host_sources(environ: Mapping[str, str]) -> Tuple[Source, ...]:
     """The Debian or Ubuntu archives that the host's apt uses, the first one the main one; empty without apt."""
     if not any(os.access(os.path.join(one, "apt-get"), os.X_OK) for one in BASE_PATH.split(":")):
         return ()
-    argv = ("apt-get", "indextargets", "--format", _FIELDS, "Created-By: Packages")
-    listed = run(argv, env=_environment(environ), timeout=SHORT_S).check().stdout.decode()
-    found = []
-    for line in listed.splitlines():
-        source = Source(*line.split("|"))
-        if source.origin in _KEYRINGS and source not in found:
-            found.append(source)
+    listed = run(("apt-get", "indextargets", "--format", _FIELDS, "Created-By: Packages"), env=_environment(environ), timeout=SHORT_S)
+    sources = [Source(*line.split("|")) for line in listed.check().stdout.decode().splitlines()]
+    found = [source for source in dict.fromkeys(sources) if source.origin in _KEYRINGS] or _unread_sources(environ)
     return tuple(sorted(found, key=lambda one: one.suite.count("-")))
+
+
+_RELEASE = re.compile(r"'(\S+)/dists/(\S+)/InRelease' (\S+)")
+
+
+def _unread_sources(environ: Mapping[str, str]) -> List[Source]:
+    """The same where apt has not read its archives yet, as in a fresh container: who an archive is stands in its signed release file."""
+    found = []
+    with tempfile.TemporaryDirectory(prefix="gha-apptainer-") as work:
+        lists = os.path.join(work, "lists")
+        os.makedirs(os.path.join(lists, "partial"))
+        env = (*_environment(environ), ("APT_CONFIG", os.path.join(work, "apt.conf")))
+        _write_configuration(work, _private_state(work))
+        printed = run(("apt-get", "update", "--print-uris"), env=env, timeout=SHORT_S).check().stdout.decode("utf-8", "replace")
+        run(("apt-get", "-qq", "update"), env=env, timeout=LONG_S)  # an archive that fails leaves no file
+        for uri, suite, name in _RELEASE.findall(printed):
+            release = _text_of(os.path.join(lists, name))
+            origin = re.search(r"(?m)^Origin: (\S+)$", release)
+            if origin and origin[1] in _KEYRINGS:
+                components = ("main", "universe") if origin[1] == "Ubuntu" else ("main",)
+                found += [Source(uri, suite, component, origin[1]) for component in components]
+    return found
+
+
+def _text_of(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as handle:
+            return handle.read()
+    except FileNotFoundError:
+        return ""
+
+
+def _private_state(directory: str) -> Dict[str, str]:
+    """The host's own sources, read into lists that are not the host's."""
+    return {
+        "Dir::State": directory,
+        "Dir::State::lists": directory + "/lists",
+        "Dir::Cache": directory,
+        "APT::Sandbox::User": "",
+        "Acquire::Languages": "none",
+        "Acquire::Check-Valid-Until": "false",
+        "Acquire::IndexTargets::deb::Packages::DefaultEnabled": "false",
+        "Acquire::http::Timeout": "60",
+        "Acquire::https::Timeout": "60",
+    }
+
+
+def _write_configuration(directory: str, rows: Mapping[str, str]) -> None:
+    with open(os.path.join(directory, "apt.conf"), "wb") as handle:
+        handle.write(encode("".join('%s "%s";\n' % row for row in rows.items())))
 
 
 class PrivateApt:
