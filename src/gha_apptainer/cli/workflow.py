@@ -92,7 +92,25 @@ def _run(
         click.echo(f"gha-apptainer: warning: act {version or 'of unknown version'} here, tried with {launch.ACT_VERSION}", err=True)
     for warning in run_plan.warnings:
         click.echo(f"gha-apptainer: warning: {warning}", err=True)
-    with launch.Cancel() as cancel, launch.scratch(os.environ) as scratch:
+    with launch.Cancel() as cancel:
+        try:
+            summary = _run_in_scratch(act, run_plan, asked, named, log, cancel, offline_images=offline_images)
+        except launch.Stopped:
+            summary = outcomes.Summary(named, outcomes.CANCELLED, ("stopped before the workflow was started",), (), ())
+        return summary, cancel.number
+
+
+def _run_in_scratch(
+    act: str,
+    run_plan: plans.RunPlan,
+    asked: options.ActOptions,
+    named: str,
+    log: Callable[[str], None],
+    cancel: launch.Cancel,
+    *,
+    offline_images: bool,
+) -> outcomes.Summary:
+    with launch.scratch(os.environ) as scratch:
         _stage(run_plan, scratch)
         settings = examples.prepare(run_plan, scratch, launch.checkout(), os.environ, log, wanted=offline_images)
         if asked.secrets:
@@ -113,9 +131,9 @@ def _run(
 
         log(f"workflow '{run_plan.workflow.title}' on '{run_plan.event}' in {run_plan.root}")
         env = commands.act_environment(os.environ, asked, scratch, settings)
-        code = None if cancel.number else launch.run(command, env, line, cancel)
+        code = launch.run(command, env, line, cancel)
         containers = launch.read_results(scratch.results)
-        return outcomes.judge(run_plan, tally, code, containers, name=named, stopped=bool(cancel.number)), cancel.number
+        return outcomes.judge(run_plan, tally, code, containers, name=named, stopped=bool(cancel.number))
 
 
 def _stage(run_plan: plans.RunPlan, scratch: commands.Scratch) -> None:

@@ -103,12 +103,20 @@ def scratch(environ: Mapping[str, str]) -> Iterator[Scratch]:
         files.remove_tree(str(top))
 
 
+class Stopped(Exception):
+    """A signal came before act was started."""
+
+
 class Cancel:
-    """Turns SIGINT, SIGTERM and SIGHUP into a wish to stop that the loop sees; `number` is the first that came."""
+    """Turns SIGINT, SIGTERM and SIGHUP into `Stopped` before act runs, and then into a wish to stop that its loop sees.
+
+    `number` is the first signal that came, `count` how many did.
+    """
 
     def __init__(self) -> None:
         self.number = 0
         self.count = 0
+        self.raises = True
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Cancel:
@@ -123,6 +131,8 @@ class Cancel:
     def _came(self, number: int, _frame: FrameType | None) -> None:
         self.number = self.number or number
         self.count += 1
+        if self.raises:
+            raise Stopped
 
 
 def run(command: Sequence[str], env: Mapping[str, str], line: Callable[[str], None], cancel: Cancel) -> int | None:
@@ -132,6 +142,7 @@ def run(command: Sequence[str], env: Mapping[str, str], line: Callable[[str], No
     most a minute), a second kills. Afterwards nothing that it started is left: we are the reaper of its orphans.
     """
     _become_reaper()
+    cancel.raises = False
     child = subprocess.Popen(
         list(command),
         env=dict(env),
