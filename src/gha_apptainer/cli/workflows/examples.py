@@ -19,7 +19,7 @@ from gha_apptainer.domain import image_refs
 from gha_apptainer.domain.documents import from_json, to_json
 from gha_apptainer.domain.errors import GhaError, HostUnfit
 from gha_apptainer.domain.settings import NodeSettings
-from gha_apptainer.node import files, process
+from gha_apptainer.node import files, host, process
 from gha_apptainer.node.provision import base_images
 
 REACH_LIMIT = 2.0
@@ -45,8 +45,6 @@ def prepare(plan: RunPlan, scratch: Scratch, checkout: Path | None, environ: Map
     bundled = checkout is not None and (checkout / "examples") in plan.workflow.path.parents
     if not bundled and not wanted:
         return None
-    from gha_apptainer.node import host  # only examples need it
-
     settings = host.load_settings(environ)
     known = {str(image_refs.parse(one)) for one in settings.aliases}
     aliases = {**settings.aliases, **_image_aliases(plan, known, environ, log)}
