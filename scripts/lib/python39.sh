@@ -1,6 +1,8 @@
 # shellcheck shell=bash
 # The unit tests of domain and node on Python 3.9: the one on PATH, else Debian bullseye's in a container of its packages.
 # Needs environment.sh and an environment with the pinned pip.
+# shellcheck source=environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 # Prints a directory with the packages of locks/py39.txt, made once per lock.
 python39_packages() {
