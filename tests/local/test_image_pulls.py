@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -82,7 +83,8 @@ def test_owners_and_modes_of_an_unpacked_image(puller: Puller, local_registry: R
 @pytest.mark.parametrize("spelled", ["manifest", "index", "tag and index"])
 def test_pinned_reference_is_found_again_by_what_it_names(puller: Puller, local_registry: Registry, pushed: Made, spelled: str) -> None:
     base = "%s/team/tool" % local_registry.address
-    name = {"manifest": base + "@" + pushed.manifest, "index": base + "@" + pushed.index, "tag and index": base + ":1@" + pushed.index}[spelled]
+    ends = {"manifest": "@" + pushed.manifest, "index": "@" + pushed.index, "tag and index": ":1@" + pushed.index}
+    name = base + ends[spelled]
     assert puller.run("answer(pull('%s:1'))" % base)["digest"]["text"] == pushed.manifest
     asked = len(local_registry.requests)
     again = puller.run("answer(pull(%r, 'never'))" % name)
@@ -101,9 +103,10 @@ def test_policies(puller: Puller, local_registry: Registry, pushed: Made) -> Non
     assert puller.run("answer(pull(%r, 'always'))" % name)["route"] == "store"
     assert 0 < len(local_registry.requests) - asked <= 2, "always costs a look at the manifest and no more"
     newer = local_registry.push("team/tool", "1", tree("second"))
-    for policy, digest in (("if-not-present", pushed.manifest), ("never", pushed.manifest), ("always", newer.manifest), ("never", newer.manifest)):
+    old, new = pushed.manifest, newer.manifest
+    for policy, digest in (("if-not-present", old), ("never", old), ("always", new), ("never", new)):
         assert puller.run("answer(pull(%r, %r))" % (name, policy))["digest"]["text"] == digest, policy
-    local_registry.answer = lambda path, headers: (503, {"retry-after": "0"}, b"")
+    local_registry.answer = lambda _path, _headers: (503, {"retry-after": "0"}, b"")
     assert puller.run("answer(pull(%r, 'if-not-present'))" % name)["digest"]["text"] == newer.manifest
     down = puller.run("answer(attempt(lambda: pull(%r, 'always')))" % name)
     assert (down["error"], "503" in down["text"]) == ("ImageFailed", True)
@@ -127,7 +130,7 @@ def test_what_may_pass_is_tried_three_times_and_the_rest_once(
     puller: Puller, local_registry: Registry, status: int, headers: Mapping[str, str], tries: int
 ) -> None:
     puller.http = (local_registry.address,)
-    local_registry.answer = lambda path, sent: (status, headers, b'{"errors":[{"message":"told so"}]}')
+    local_registry.answer = lambda _path, _sent: (status, headers, b'{"errors":[{"message":"told so"}]}')
     got = puller.run("answer(attempt(lambda: pull('%s/team/tool:1')))" % local_registry.address)
     assert got["error"] == "ImageFailed"
     assert local_registry.address in got["text"]
@@ -138,7 +141,7 @@ def test_what_may_pass_is_tried_three_times_and_the_rest_once(
 
 def test_trouble_that_passes_is_told_and_survived(puller: Puller, local_registry: Registry, pushed: Made) -> None:
     left = [503, 429]
-    local_registry.answer = lambda path, headers: (left.pop(), {"retry-after": "0"}, b"") if left else None
+    local_registry.answer = lambda _path, _headers: (left.pop(), {"retry-after": "0"}, b"") if left else None
     got = puller.run("found = pull('%s/team/tool:1')\nanswer([found, said])" % local_registry.address)
     assert got[0]["digest"]["text"] == pushed.manifest
     assert sum("trying again" in line for line in got[1]) == 2
@@ -187,9 +190,8 @@ def test_login_reaches_the_registry_and_nobody_else(puller: Puller, make_registr
     wrong = puller.run("answer(attempt(lambda: pull(%r, login=('carol', 'wr0ng'))))" % name)
     assert "401" in wrong["text"]
     assert "wr0ng" not in json.dumps(wrong)
-    child = puller.start(
-        "import sys\nfound = attempt(lambda: pull(%r, login=(%r, sys.stdin.readline().strip())))\nanswer([found, said])" % (name, USER), stdin=-1
-    )
+    script = "found = attempt(lambda: pull(%r, login=(%r, sys.stdin.readline().strip())))\nanswer([found, said])" % (name, USER)
+    child = puller.start(script, stdin=subprocess.PIPE)
     assert child.stdin is not None
     child.stdin.write(PASSWORD.encode() + b"\n")
     child.stdin.flush()
@@ -199,4 +201,4 @@ def test_login_reaches_the_registry_and_nobody_else(puller: Puller, make_registr
     assert seen
     assert not [line for line in seen if PASSWORD.encode() in line]
     assert set(modes) == {0o600, 0o700}
-    assert [path for path in puller.state.rglob("auth.json")] == []
+    assert list(puller.state.rglob("auth.json")) == []

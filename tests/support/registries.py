@@ -1,7 +1,7 @@
 """A real registry on 127.0.0.1 for tests, a front that counts and breaks what passes, and images made by hand.
 
-The registry is Debian's docker-registry, unpacked once into the user's cache. `local_registry` gives it with its front: images are pushed to the
-registry itself, pulled through `local_registry.address`, so every request of a pull is seen in `local_registry.requests`.
+The registry is Debian's docker-registry, unpacked once into the user's cache. `local_registry` gives it with its front: images are
+pushed to the registry itself and pulled through `local_registry.address`, so every request of a pull is in `local_registry.requests`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from gha_apptainer.node.provision.debian import PrivateApt, host_sources, unpack
 from gha_apptainer.node.provision.staging import publish, staged
 
 START_LIMIT = 30.0
+Answer = tuple[int, Mapping[str, str], bytes]
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -122,9 +123,9 @@ class Registry:
         self.port = _free_port()
         self.requests: list[str] = []
         self.headers: list[Mapping[str, str]] = []
-        self.answer: Callable[[str, Mapping[str, str]], tuple[int, Mapping[str, str], bytes] | None] = lambda path, headers: None
+        self.answer: Callable[[str, Mapping[str, str]], Answer | None] = lambda _path, _headers: None
         """Set it to answer a GET instead of the registry: status, headers, body; None passes it on."""
-        self.spoil: Callable[[str, bytes], bytes] = lambda path, body: body
+        self.spoil: Callable[[str, bytes], bytes] = lambda _path, body: body
         """Set it to alter a body on its way."""
         self._child: subprocess.Popen[bytes] | None = None
         self._front: http.server.ThreadingHTTPServer | None = None
@@ -175,7 +176,7 @@ class Registry:
             self._child.terminate()
             self._child.wait(START_LIMIT)
 
-    def ask(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> tuple[int, Mapping[str, str], bytes]:
+    def ask(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
         """One request to the registry itself."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
@@ -199,7 +200,8 @@ class Registry:
 
     def push_manifest(self, repository: str, tag: str, document: Mapping[str, Any]) -> dict[str, Any]:
         data = json.dumps(document).encode()
-        status, _, body = self.ask("PUT", "/v2/%s/manifests/%s" % (repository, tag or digest(data)), data, {"Content-Type": document["mediaType"]})
+        place = "/v2/%s/manifests/%s" % (repository, tag or digest(data))
+        status, _, body = self.ask("PUT", place, data, {"Content-Type": document["mediaType"]})
         assert status == 201, (status, body)
         return {"mediaType": document["mediaType"], "digest": digest(data), "size": len(data)}
 
@@ -209,7 +211,8 @@ class Registry:
         """An image of one layer under `tag` (empty: by digest only)."""
         raw = layer(entries)
         packed = {"mediaType": LAYER, **self.push_blob(repository, gzip.compress(raw, 1, mtime=0))}
-        text = {"architecture": architecture, "os": "linux", "config": dict(config or {}), "rootfs": {"type": "layers", "diff_ids": [digest(raw)]}}
+        rootfs = {"type": "layers", "diff_ids": [digest(raw)]}
+        text = {"architecture": architecture, "os": "linux", "config": dict(config or {}), "rootfs": rootfs}
         described = {"mediaType": CONFIG, **self.push_blob(repository, json.dumps(text).encode())}
         manifest = {"schemaVersion": 2, "mediaType": MANIFEST, "config": described, "layers": [packed]}
         pushed = self.push_manifest(repository, tag, manifest)
@@ -228,7 +231,8 @@ class Registry:
         """A SIF file as an artifact, as `apptainer push oras://` makes them; gives the manifest's digest."""
         empty = {"mediaType": "application/vnd.sylabs.sif.config.v1+json", **self.push_blob(repository, b"{}")}
         packed = {"mediaType": "application/vnd.sylabs.sif.layer.v1.sif", **self.push_blob(repository, path.read_bytes())}
-        return str(self.push_manifest(repository, tag, {"schemaVersion": 2, "mediaType": MANIFEST, "config": empty, "layers": [packed]})["digest"])
+        manifest = {"schemaVersion": 2, "mediaType": MANIFEST, "config": empty, "layers": [packed]}
+        return str(self.push_manifest(repository, tag, manifest)["digest"])
 
 
 class _Front(http.server.ThreadingHTTPServer):

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from typing import Callable, List, Optional
 
-from gha_apptainer.domain.errors import ImageFailed, InputError
+from gha_apptainer.domain.errors import GhaError, ImageFailed, InputError, disk_full, is_disk_full
 from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.image_plans import CHOSEN, LOST, STANDBY, Login, RoutePlan, RouteStep
 from gha_apptainer.domain.image_refs import PATH, ImageRef
@@ -57,11 +57,21 @@ def fetch(chosen: RoutePlan, login: Optional[Login] = None, tell: Callable[[str]
             tell("%s: not by route %s: %s" % (chosen.ref, step.route, error.what))
             reasons.append("%s: %s" % (step.route, error.what))
             continue
+        except OSError as error:
+            raise _translated(error, chosen, step) from error
         tell("%s: route %s, %s, %s %s" % (chosen.ref, image.route, image.digest.text or "no digest", image.form, image.rootfs))
         return image
     if chosen.ref.transport == PATH:
         reasons = [reason for reason in reasons if reason.startswith("path: ")] or reasons
     raise ImageFailed("no route leads to image %s" % chosen.ref, cause="; ".join(reasons), remedy=_remedy(chosen))
+
+
+def _translated(error: OSError, chosen: RoutePlan, step: RouteStep) -> GhaError:
+    """A failure of the file system, met anywhere on the way, as one of ours that names the path."""
+    path = str(error.filename or step.path or step.route)
+    if is_disk_full(error):
+        return disk_full(error, path)
+    return ImageFailed("%s, route %s: %s: %s" % (chosen.ref, step.route, path, error.strerror or error))
 
 
 def _remedy(chosen: RoutePlan) -> str:
