@@ -67,8 +67,8 @@ def workflow(context: click.Context, workflow: Path | None, *, as_json: bool, on
 
 def _prepare(path: Path | None, act_options: tuple[str, ...]) -> tuple[plans.RunPlan, options.ActOptions, str]:
     asked = options.parse(act_options, os.environ)
+    top = launch.checkout()
     if path is None:
-        top = launch.checkout()
         if top is None:
             raise HostUnfit("there are no bundled examples beside this installation", remedy="name a workflow file, or run from a checkout")
         path = top / DEFAULT_WORKFLOW
@@ -77,8 +77,8 @@ def _prepare(path: Path | None, act_options: tuple[str, ...]) -> tuple[plans.Run
         named = str(path)
     file = path.resolve()
     read = documents.read_workflow(file)
-    top_level, _ = launch.git_facts(file.parent)
-    root = plans.repository_root(file, top_level)
+    # the bundled examples belong to the checkout, also where it lies unpacked in somebody's repository
+    root = top if top is not None and top in file.parents else plans.repository_root(file, launch.git_facts(file.parent)[0])
     return plans.plan(read, root, asked, shutil.which), asked, named
 
 

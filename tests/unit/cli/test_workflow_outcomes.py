@@ -173,3 +173,7 @@ def test_the_last_line_names_each_image_and_route_once() -> None:
     found = outcomes.Summary("w.yml", "success", (), (), (one, one, outcomes.ContainerResult("b", "x", "", "", None)))
     assert found.line() == "w.yml: image docker://docker.io/library/ubuntu:latest route alias sha256:1; image x route unknown: success"
     assert outcomes.as_document(found)["containers"]
+
+
+def test_an_exit_status_is_told_once() -> None:
+    assert [line for line in log("composite") if "exit status" in line] == ["   exit status 3"]

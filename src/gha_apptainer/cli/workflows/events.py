@@ -15,6 +15,7 @@ _NOISE = (
     "LocalRepositoryCache ", "Cleaning up ", "unable to get git ", "Couldn't get a valid docker connection", "Reevaluate condition",
     "Result condition ", "Not creating job container",
 )  # fmt: skip
+_EXIT_STATUS = "exit status "  # told of a step in an action, and again of the action
 _NO_GIT = "not located inside a git repository"
 _COMMAND = re.compile(r"::[a-z-]+(?: [^:]*)?::(?P<text>.*)$", re.DOTALL)
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07]*\x07")
@@ -115,6 +116,8 @@ def _lines(event: Event, colours: bool) -> list[str]:
         return _command(event)
     if event.starts:
         return [f"-> {title}"] if event.stage == "Main" and len(event.steps) == 1 else []
+    if len(event.steps) > 1 and event.text.startswith(_EXIT_STATUS):
+        return []
     if event.level in ("error", "fatal", "warning") or not event.job or SKIPPED_PLATFORM in event.text:
         return ["   " + line for line in plain(event.text).strip().split("\n") if line.strip()]
     return []
