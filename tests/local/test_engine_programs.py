@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from debian_tools import Tool
 
 from gha_apptainer.node.engine import programs
 
@@ -28,30 +29,6 @@ MAKER = types.SimpleNamespace(**runpy.run_path(os.path.join(ROOT, "scripts", "bu
 MACHINES = ("x86_64", "aarch64")
 HERE = os.uname().machine
 LIMIT = 60.0
-
-Tool = Callable[[str, str], str]
-"""Path of a program of a Debian package, unpacked privately."""
-
-
-@pytest.fixture(scope="session")
-def debian_tool(tmp_path_factory: pytest.TempPathFactory) -> Tool:
-    """Programs of Debian packages that this machine lacks, fetched with its own apt and unpacked beside the other test files."""
-    folder = tmp_path_factory.mktemp("debian")
-
-    def fetch(package: str, inside: str) -> str:
-        target = folder / package
-        if not target.exists():
-            if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
-                pytest.skip("%s is not here, and this is no Debian to fetch it from" % package)
-            target.mkdir()
-            got = subprocess.run(["apt-get", "-q", "download", package], cwd=target, capture_output=True, check=False, timeout=600)
-            if got.returncode:
-                pytest.skip("%s is not here, and apt-get cannot fetch it: %s" % (package, got.stderr.decode()[-200:]))
-            with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", *map(str, target.glob("*.deb"))], stdout=subprocess.PIPE) as archive:
-                subprocess.run(["tar", "-x", "-C", str(target), "--wildcards", inside], stdin=archive.stdout, check=True, timeout=600)
-        return str(target)
-
-    return fetch
 
 
 def start(argv: list[str], run: list[str], **more: object) -> subprocess.Popen[bytes]:

@@ -100,7 +100,7 @@ class Monitor:
         self._renew_at = time.monotonic() + uses.RENEW_USE
         single = namespaces.enter_own(self._host)
         self._root = layers.mount_root(job.root, self._host, job.layer, single=single)
-        binds = setup.fill_root(job.start, self._root)
+        binds = setup.fill_root(job.start, self._root, one_id=single)
         config = self._config()
         talk = self._records.path(identity, "apptainer.log")
         self._held = setup.hold(self._host, job.start, self._root, binds, config=config, fresh_proc=job.fresh_proc, talk=talk)

@@ -18,6 +18,11 @@ from gha_apptainer.node.engine.starting import GPU_LIBRARIES, HOLDER, Placed, St
 
 READY_LIMIT = 300.0
 """Seconds until a container must hold; CVMFS may have to fetch its files first."""
+_APT = "/etc/apt/apt.conf.d"
+_APT_ROOT = b"""// Written by gha-apptainer: this container has one user id, and apt checks that it could switch to its own.
+APT::Sandbox::User "root";
+"""
+"""apt.conf(5), the APT group: who downloads. An emulated switch would pass, but apt asks getgid(2) whether it came about."""
 _KERNEL_ROOMS = ("/proc", "/sys", "/dev")
 _SHIELDED = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs", "/sys")
 
@@ -33,8 +38,11 @@ class Held:
     gone: int
 
 
-def fill_root(plan: StartPlan, root: Root, *, sandboxed_env: bool = True) -> Tuple[apptainer.Bind, ...]:
-    """Write our files into the mounted root, make every mount point and give the binds. Nothing in an image can lead us out of it."""
+def fill_root(plan: StartPlan, root: Root, *, sandboxed_env: bool = True, one_id: bool = False) -> Tuple[apptainer.Bind, ...]:
+    """Write our files into the mounted root, make every mount point and give the binds. Nothing in an image can lead us out of it.
+
+    `one_id` tells that root will be alone in there: apt is then told not to switch to a user of its own.
+    """
     merged = root.merged
     for name in ("proc", "sys", "dev", "tmp", "var/tmp", "etc"):
         rootpaths.make_target(merged, name, directory=True)
@@ -42,6 +50,8 @@ def fill_root(plan: StartPlan, root: Root, *, sandboxed_env: bool = True) -> Tup
         _write_inside(merged, path, files.encode(text), 0o644)
     if sandboxed_env:
         _silence_image_scripts(merged)
+    if one_id and os.path.isdir(rootpaths.resolve(merged, _APT)):
+        _write_inside(merged, _APT + "/zz-gha-apptainer", _APT_ROOT, 0o644)
     if plan.gpu:
         rootpaths.make_target(merged, GPU_LIBRARIES, directory=True)
     _write_inside(merged, HOLDER, programs.machine_programs(os.uname().machine).holder, 0o755)
@@ -84,6 +94,8 @@ def _place(one: Placed, merged: str, done: List[Tuple[str, str]]) -> apptainer.B
         done.append((inside, one.source))
     else:
         inside = one.target
+        if one.kind != BIND:  # --shm-size: Apptainer has the mount point, the source is still ours to make
+            _make_source(one, rootpaths.resolve(merged, inside))
     return apptainer.Bind(one.source, inside, one.read_only)
 
 
