@@ -29,14 +29,19 @@ python39_local() {
 
 # python39_pytest ARGUMENTS: runs pytest from the checkout on Python 3.9. Never skipped: no 3.9 at all is a failure.
 python39_pytest() {
-    local packages python image
+    local packages python image apptainer counts
     packages=$(python39_packages) || return
     if [[ -z ${GHA_PYTHON39_IMAGE:-} ]] && python=$(python39_local); then
         (cd "$root" && env PYTHONPATH="$packages" "$python" -s -m pytest -p no:cacheprovider "$@")
         return
     fi
     image=$("$venv/bin/python" -I -S "$root/src" provision --image python39) || return
-    "$venv/bin/python" -I -S "$root/src" run --rm -v "$root:$root:ro" -v "$packages:$packages:ro" -v "$(dirname "$GHA_TEST_COUNTS"):$(dirname "$GHA_TEST_COUNTS")" \
-        -e PYTHONPATH="$packages" -e GHA_TEST_COUNTS="$GHA_TEST_COUNTS" -e PYTHONDONTWRITEBYTECODE=1 -e CI="${CI:-}" -w "$root" \
-        "$image" /usr/bin/python3.9 -s -m pytest -p no:cacheprovider "$@"
+    apptainer=${GHA_APPTAINER:-$("$venv/bin/python" -I -S "$root/src" provision)} || return
+    counts=$(dirname "$GHA_TEST_COUNTS")
+    # plain Apptainer: this must not depend on the code that it tests
+    "$apptainer" -s exec --userns --contain --cleanenv --ipc --pid --no-home --writable-tmpfs --no-mount hostfs,bind-paths \
+        --bind "$root:$root:ro" --bind "$packages:$packages:ro" --bind "$counts:$counts" --cwd "$root" "$image" \
+        env PYTHONPATH="$packages" PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis \
+        GHA_TEST_COUNTS="$GHA_TEST_COUNTS" CI="${CI:-}" HOME=/tmp \
+        /usr/bin/python3.9 -s -m pytest -p no:cacheprovider "$@"
 }

@@ -182,7 +182,7 @@ def test_another_machine_is_refused_by_name(machine: str) -> None:
 
 def test_the_module_imports_nothing() -> None:
     code = (
-        "import sys, runpy; before = set(sys.modules); source = open(sys.argv[1]).read();"
+        "import sys, runpy; before = set(sys.modules); source = open(sys.argv[1], 'rb').read();"
         "exec(compile(source, 'programs', 'exec'), {'__name__': 'programs'});"
         "print(sorted(set(sys.modules) - before - {'__future__'}))"
     )
