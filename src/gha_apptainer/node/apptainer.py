@@ -177,13 +177,3 @@ def exec_argv(
     for bind in binds:
         argv += ["--mount", mount_option(bind)]
     return (*argv, root, *program)
-
-
-def version_argv(apptainer: str) -> Args:
-    """Asks an Apptainer for its version."""
-    return (apptainer, "--version")
-
-
-def trial_argv(apptainer: str, root: str, program: Args) -> Args:
-    """Starts a container of the directory `root` in a user namespace, as root and setuid installations too, to see whether it works."""
-    return (apptainer, "-s", "exec", "--userns", "-C", "--no-home", "--no-mount", "hostfs,bind-paths", root, *program)

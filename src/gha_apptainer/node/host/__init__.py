@@ -2,6 +2,7 @@
 
 Rule: capabilities are tried, never guessed from versions; every try has a time limit and runs in a process of its own.
 """
+
 from __future__ import annotations
 
 from gha_apptainer.node.host.overlay import overlay_probe

@@ -1,24 +1,28 @@
 """Whether the kernel's overlay really works on a file system: deleted, made anew, copied up, as a package manager would."""
+
 from __future__ import annotations
 
 import json
 import os
-import tempfile
 
 from gha_apptainer.domain.errors import GhaError
 from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.node import files
-from gha_apptainer.node.host import trying
+from gha_apptainer.node.host.surroundings import read_text
+
+_KEPT = "overlay.json"
 
 
 def overlay_probe(upper_parent: str, lower: str, host: HostFacts) -> str:
     """Why an overlay with `userxattr` does not work with its upper directory below `upper_parent`; empty if it works.
 
-    `lower` is a directory of the image, empty for one that a FUSE program will serve. The answer is kept per file system and boot in
-    the state directory, because the try costs more than a container's start.
+    `lower` is a directory of the image, empty for one that a FUSE program will serve. The answer is kept per pair of file systems
+    and boot in the state directory, because the try costs a good part of a container's start.
     """
-    key = "%s %d %d" % (host.boot_id, os.stat(upper_parent).st_dev, os.stat(lower).st_dev if lower else 0)
-    path = os.path.join(host.state_dir, "overlay.json")
+    mounts = read_text("/proc/self/mountinfo")
+    lower_kind = file_system(lower, mounts) if lower else "none"
+    key = "%s %s %s %s" % (host.boot_id, host.kernel, file_system(upper_parent, mounts), lower_kind)
+    path = os.path.join(host.state_dir, _KEPT)
     known = _known(path)
     if key not in known:
         known = {name: reason for name, reason in known.items() if name.startswith(host.boot_id)}
@@ -30,10 +34,25 @@ def overlay_probe(upper_parent: str, lower: str, host: HostFacts) -> str:
     return known[key]
 
 
-def _known(path: str) -> "dict[str, str]":
+def file_system(path: str, mounts: str) -> str:
+    """Device number, type and options of the file system that `path` lies on, from a /proc/PID/mountinfo text.
+
+    The number alone does not do: after an unmount it is given to another file system.
+    """
+    device = os.stat(path).st_dev
+    wanted = "%d:%d" % (os.major(device), os.minor(device))
+    for line in mounts.splitlines():
+        left, _, right = line.partition(" - ")
+        fields = left.split()
+        if len(fields) > 2 and fields[2] == wanted:
+            return wanted + " " + " ".join(right.split()[:1] + right.split()[2:])
+    return wanted + " unknown"
+
+
+def _known(path: str) -> dict[str, str]:
     try:
         found = json.loads(files.read_whole(path, limit=1 << 20))
-    except (OSError, ValueError, GhaError):
+    except (OSError, ValueError, RecursionError, GhaError):
         return {}
     if isinstance(found, dict) and all(isinstance(word, str) for word in found.values()):
         return found
@@ -41,25 +60,46 @@ def _known(path: str) -> "dict[str, str]":
 
 
 def _try(upper_parent: str, lower: str) -> str:
-    with tempfile.TemporaryDirectory(prefix=".probe-", dir=upper_parent) as folder:
-        for name in ("upper", "work", "merged", "image"):
-            os.mkdir(os.path.join(folder, name))
+    from gha_apptainer.node.host import trying
+
+    folder = os.path.join(upper_parent, ".probe-%d-%s" % (os.getpid(), os.urandom(4).hex()))
+    try:
+        os.mkdir(folder, 0o700)
         image = os.path.join(folder, "image")
-        os.mkdir(os.path.join(image, "old"))
+        for name in ("image", "upper", "work", "merged", "image/old"):
+            os.mkdir(os.path.join(folder, name))
         for name in ("old/file", "kept"):
             with open(os.path.join(image, name), "w") as handle:
                 handle.write(name)
         reason = trying.attempt(lambda: _use(folder, image))
-        files.remove_tree(os.path.join(folder, "work"))
-        return reason or _lower_reason(lower)
+        if reason or not lower:
+            return reason
+        for name in ("upper", "work"):
+            files.remove_tree(os.path.join(folder, name))
+            os.mkdir(os.path.join(folder, name))
+        return trying.attempt(lambda: _use_lower(folder, lower))
+    except OSError as error:
+        return "%s: %s" % (upper_parent, error.strerror)
+    finally:
+        files.remove_tree(folder)
+
+
+def _mount(folder: str, lower: str) -> str:
+    """In a process of its own: an overlay of `lower` whose upper layer lies in `folder`; gives the merged directory."""
+    from gha_apptainer.node.host import trying
+
+    trying.own_namespace(trying.NEW_MOUNT)
+    os.chdir(folder)  # short names: mount options are one page long
+    escaped = lower.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
+    trying.mount("overlay", "merged", "overlay", 0, "lowerdir=%s,upperdir=upper,workdir=work,userxattr" % escaped)
+    return os.path.join(folder, "merged")
 
 
 def _use(folder: str, image: str) -> None:
-    """In a process of its own: mount, then do to the merged tree what package managers do."""
-    trying.own_namespace(trying.NEW_MOUNT)
-    merged = os.path.join(folder, "merged")
-    data = "lowerdir=%s,upperdir=%s/upper,workdir=%s/work,userxattr" % (image, folder, folder)
-    trying.mount("overlay", merged, "overlay", 0, data)
+    """Do to the merged tree what package managers do."""
+    from gha_apptainer.node.host import trying
+
+    merged = _mount(folder, image)
     with open(os.path.join(merged, "kept"), "a") as handle:
         handle.write("more")
     os.unlink(os.path.join(merged, "old", "file"))
@@ -72,21 +112,16 @@ def _use(folder: str, image: str) -> None:
             raise trying.CannotTry("a changed file does not read back")
 
 
-def _lower_reason(lower: str) -> str:
-    """An image on another overlay cannot be told apart from its upper layer by some kernels; everything else may be a lower."""
-    if not lower:
-        return ""
-    return trying.attempt(lambda: _mount_lower(lower))
-
-
-def _mount_lower(lower: str) -> None:
-    trying.own_namespace(trying.NEW_MOUNT)
-    where = "/tmp" if os.path.isdir("/tmp") else "/"
-    trying.mount("tmpfs", where, "tmpfs")
-    os.mkdir(where + "/merged")
-    escaped = lower.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
-    os.mkdir(where + "/other")
-    if not os.path.isdir(lower):  # below the /tmp that we covered: it was on a plain file system then
-        return
-    trying.mount("overlay", where + "/merged", "overlay", 0, "lowerdir=%s:%s/other,userxattr" % (escaped, where))
-    os.listdir(where + "/merged")
+def _use_lower(folder: str, lower: str) -> None:
+    """The image's own file system as the lower one: it can be listed, and a file of it can be changed."""
+    merged = _mount(folder, lower)
+    os.mkdir(os.path.join(merged, ".gha-apptainer-probe"))
+    for name in ("etc", "."):
+        try:
+            entries = list(os.scandir(os.path.join(merged, name)))
+        except FileNotFoundError:
+            continue
+        for entry in entries:
+            if entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_size < 1 << 16:
+                os.chmod(entry.path, 0o600)  # copies it up
+                return

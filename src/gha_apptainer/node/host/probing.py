@@ -1,22 +1,37 @@
-"""`probe`: the facts of this machine, tried once and kept in the state directory until something that matters changes."""
+"""`probe`: the facts of this machine. What is dear to try is kept in the state directory until something that it depends on changes.
+
+Dear are the starts of programs and of namespaces. The rest (devices, ids, programs beside Apptainer) is looked at each time.
+"""
+
 from __future__ import annotations
 
-import glob
 import json
 import os
-import socket
-from typing import List, Mapping, Tuple
+import time
+from typing import Callable, Dict, Mapping, Optional, Tuple
 
-from gha_apptainer.domain.documents import from_plain, plain
 from gha_apptainer.domain.errors import GhaError
 from gha_apptainer.domain.hosts import HostFacts, IdRange
 from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.node import files
-from gha_apptainer.node.host import finding, trying
-from gha_apptainer.node.host.surroundings import state_dir
+from gha_apptainer.node.host import finding
+from gha_apptainer.node.host.surroundings import read_text, state_dir
 
-_CACHE = "host.json"
-_DEVICES = ("/dev/fuse", "/dev/nvidiactl", "/dev/kfd", "/cvmfs")
+_KEPT = "host.json"
+_FORM = 2
+"""Number of the kept document's form; another form is probed anew."""
+_CVMFS_S = 3600.0  # an Apptainer on CVMFS is not looked at again for this long: a look may hang
+_ENVIRONMENT = ("GHA_APPTAINER", "PATH", "XDG_CACHE_HOME", "HOME")
+_KERNEL = (
+    "/proc/sys/user/max_user_namespaces",
+    "/proc/sys/kernel/unprivileged_userns_clone",
+    "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+    "/proc/self/attr/current",
+    "/proc/self/uid_map",
+    "/proc/self/gid_map",
+)
+_CREDENTIALS = ("CapPrm:", "CapBnd:", "NoNewPrivs:", "Seccomp:")
+_Kept = Dict[str, object]
 
 
 def probe(settings: NodeSettings, environ: Mapping[str, str]) -> HostFacts:
@@ -25,33 +40,54 @@ def probe(settings: NodeSettings, environ: Mapping[str, str]) -> HostFacts:
     Raises Untrusted where the state directory is not ours.
     """
     state = state_dir(environ)
-    path = os.path.join(state, _CACHE)
+    path = os.path.join(state, _KEPT)
     key = _key(settings, environ)
+    kept = _read_kept(path, key)
+    if kept is None:
+        kept = _try(settings, environ, state)
+        if not kept["apptainer_reason"]:  # a machine without one may get one any moment
+            until = time.time() + _CVMFS_S if str(kept["apptainer"]).startswith("/cvmfs/") else 0.0
+            files.write_whole(path, json.dumps({"form": _FORM, "key": key, "until": until, "kept": kept}).encode())
+    return _facts(state, environ, kept)
+
+
+def _read_kept(path: str, key: list[str]) -> Optional[_Kept]:
+    """What was kept, or None where it is missing, forged, half-written, outdated or of another form."""
     try:
-        kept = json.loads(files.read_whole(path, limit=1 << 20))
-        if kept["key"] == key and key == _key_of(kept["facts"], key):
-            return from_plain(HostFacts, kept["facts"])
-    except (OSError, ValueError, KeyError, TypeError, GhaError):
-        pass  # missing, forged, half-written or of another version: probed anew and written over
-    facts = _probe(settings, environ, state)
-    if facts.apptainer and not facts.apptainer_reason:  # a machine without one may get one any moment
-        files.write_whole(path, json.dumps({"key": key, "facts": plain(facts)}).encode())
-    return facts
+        found = json.loads(files.read_whole(path, limit=1 << 20))
+        if not isinstance(found, dict) or found.get("form") != _FORM or found.get("key") != key:
+            return None
+        kept, until = found.get("kept"), found.get("until")
+    except (OSError, ValueError, RecursionError, GhaError):
+        return None
+    if not isinstance(kept, dict) or not isinstance(until, (int, float)) or (until and until < time.time()):
+        return None
+    wanted = {"apptainer_setuid": bool, "apptainer_identity": str, **dict.fromkeys(_TEXTS, str)}
+    if set(kept) != set(wanted) or any(type(kept[name]) is not kind for name, kind in wanted.items()):
+        return None
+    apptainer = kept["apptainer"]
+    if kept["apptainer_reason"] or not apptainer:
+        return None
+    return kept if apptainer.startswith("/cvmfs/") or _identity(apptainer) == kept["apptainer_identity"] else None
 
 
-def _key_of(facts: Mapping[str, object], key: str) -> str:
-    """The key, if the program that the facts name is still the one that was probed."""
-    return key if str(facts.get("apptainer")) and _identity(str(facts.get("apptainer"))) in key else ""
+_TEXTS = ("userns_reason", "proc_reason", "apptainer", "apptainer_version", "apptainer_reason")
 
 
-def _key(settings: NodeSettings, environ: Mapping[str, str]) -> str:
-    """Everything that the facts depend on, as one text; no program is started for it."""
-    words = [boot_id(), str(os.geteuid()), str(os.getegid()), os.uname().release, settings.apptainer]
-    words += [environ.get(name, "") for name in ("GHA_APPTAINER", "PATH", "XDG_CACHE_HOME", "HOME")]
-    words += [_identity(path) for _, path in finding.candidates(settings, environ) if not path.startswith("/cvmfs")]
-    words += [_identity(path) for path in _DEVICES[:-1]] + [str(os.access("/dev/fuse", os.R_OK | os.W_OK)), str(os.path.isdir("/cvmfs"))]
-    words += [_read(path) for path in ("/proc/self/uid_map", "/proc/sys/user/max_user_namespaces", *(path for path, _ in _SWITCHES))]
-    return "\n".join(words)
+def _key(settings: NodeSettings, environ: Mapping[str, str]) -> list[str]:
+    """Everything that the kept facts depend on; no program is started for it and CVMFS is not touched."""
+    words = [boot_id(), str(os.getuid()), str(os.geteuid()), str(os.getegid()), os.uname().release, settings.apptainer]
+    words += [environ.get(name, "") for name in _ENVIRONMENT]
+    for _, path in finding.candidates(settings, environ):
+        words += [path, "" if path.startswith("/cvmfs/") else _identity(path)]
+    words += [read_text(path) for path in _KERNEL]
+    words += [line for line in read_text("/proc/self/status").splitlines() if line.startswith(_CREDENTIALS)]
+    words += [line for line in read_text("/proc/self/mountinfo").splitlines() if line.split(" ", 5)[4].startswith("/proc")]
+    try:
+        words.append(os.readlink("/proc/self/ns/user"))
+    except OSError:
+        words.append("")
+    return words
 
 
 def _identity(path: str) -> str:
@@ -64,108 +100,122 @@ def _identity(path: str) -> str:
 
 def boot_id() -> str:
     """The kernel's name for this boot."""
-    return _read("/proc/sys/kernel/random/boot_id").strip()
+    return read_text("/proc/sys/kernel/random/boot_id").strip()
 
 
-def _read(path: str) -> str:
-    try:
-        with open(path) as handle:
-            return handle.read(65536)
-    except OSError:
-        return ""
+def _try(settings: NodeSettings, environ: Mapping[str, str], state: str) -> _Kept:
+    from gha_apptainer.node.host import namespaces
 
-
-def _probe(settings: NodeSettings, environ: Mapping[str, str], state: str) -> HostFacts:
-    userns = userns_reason()
-    found = finding.find(settings, environ)
-    usable = found.path if not found.reason else ""
+    userns = namespaces.userns_reason()
     machine = os.uname().machine
+    if machine not in ("x86_64", "aarch64"):
+        found = finding.Found("", reason="this program has no holder for %s machines, only for x86_64 and aarch64" % machine)
+    elif userns:
+        found = _unstarted(settings, environ)
+    else:
+        found = finding.find(settings, environ, state)
+    return {
+        "userns_reason": userns,
+        "proc_reason": "" if userns else namespaces.fresh_proc_reason(),
+        "apptainer": "" if found.reason else found.path,
+        "apptainer_version": found.version,
+        "apptainer_reason": found.reason,
+        "apptainer_setuid": found.setuid,
+        "apptainer_identity": _identity(found.path) if found.path and not found.path.startswith("/cvmfs/") else "",
+    }
+
+
+def _unstarted(settings: NodeSettings, environ: Mapping[str, str]) -> finding.Found:
+    """Without user namespaces no candidate can start: naming one would hide the reason, so nothing is tried."""
+    for origin, path in finding.candidates(settings, environ):
+        if not path.startswith("/cvmfs/") and os.access(path, os.X_OK):
+            return finding.Found(path, reason="not tried: no container can start without user namespaces", origin=origin)
+    return finding.Found("", reason="not looked for: no container can start without user namespaces")
+
+
+def _facts(state: str, environ: Mapping[str, str], kept: _Kept) -> HostFacts:
+    """Kept and seen together."""
+    texts = {name: str(kept[name]) for name in _TEXTS}
+    apptainer, setuid = texts["apptainer"], bool(kept["apptainer_setuid"])
+    system = os.uname()
+
+    def helper(*names: str) -> str:
+        return finding.helper(names, apptainer, environ)
+
     return HostFacts(
-        hostname=socket.gethostname(),
+        hostname=system.nodename,
         boot_id=boot_id(),
-        machine=machine,
-        kernel=os.uname().release,
+        machine=system.machine,
+        kernel=system.release,
         uid=os.geteuid(),
         gid=os.getegid(),
         state_dir=state,
-        userns_reason=userns,
-        apptainer=usable,
-        apptainer_version=found.version,
-        apptainer_reason=found.reason if machine in ("x86_64", "aarch64") else "this program has no holder for %s machines" % machine,
-        apptainer_setuid=found.setuid,
-        config_option=not found.setuid or os.geteuid() == 0,
+        userns_reason=texts["userns_reason"],
+        apptainer=apptainer,
+        apptainer_version=texts["apptainer_version"],
+        apptainer_reason=texts["apptainer_reason"],
+        apptainer_setuid=setuid,
+        config_option=not setuid or os.geteuid() == 0,
         fuse_reason=fuse_reason(),
-        proc_reason="" if userns else fresh_proc_reason(),
-        squashfuse=finding.helper("squashfuse_ll", usable, environ) or finding.helper("squashfuse", usable, environ),
-        fuse_overlayfs=finding.helper("fuse-overlayfs", usable, environ),
-        mksquashfs=finding.helper("mksquashfs", usable, environ),
-        unsquashfs=finding.helper("unsquashfs", usable, environ),
+        proc_reason=texts["proc_reason"],
+        squashfuse=helper("squashfuse_ll", "squashfuse"),
+        fuse_overlayfs=helper("fuse-overlayfs"),
+        mksquashfs=helper("mksquashfs"),
+        unsquashfs=helper("unsquashfs"),
         uid_ranges=_ranges("/proc/self/uid_map"),
         gid_ranges=_ranges("/proc/self/gid_map"),
-        nvidia_reason=_nvidia_reason(),
-        rocm_reason="" if os.path.exists("/dev/kfd") else "no AMD device (/dev/kfd) on this machine",
-        cvmfs=os.path.isdir("/cvmfs"),
+        nvidia_reason=nvidia_reason(),
+        rocm_reason=rocm_reason(),
+        cvmfs=_is_directory("/cvmfs"),
     )
 
 
-_SWITCHES = (
-    ("/proc/sys/kernel/unprivileged_userns_clone", "0"),
-    ("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1"),
-)
-
-
-def userns_reason() -> str:
-    """Why no user and mount namespace can be made, in one sentence that names the setting to change; empty if one can."""
-    failed = trying.attempt(lambda: trying.own_namespace(trying.NEW_MOUNT))
-    if not failed:
-        return ""
-    setting = ""
-    if _read("/proc/sys/user/max_user_namespaces").strip() == "0":
-        setting = "user.max_user_namespaces is 0: set it to 15000 or more"
-    for path, off in _SWITCHES:
-        if not setting and _read(path).strip() == off and os.geteuid() != 0:
-            name = path[len("/proc/sys/") :].replace("/", ".")
-            setting = "%s is %s: set it to %s" % (name, off, "1" if off == "0" else "0, or allow this program in an AppArmor profile")
-    return "user namespaces cannot be used (%s): %s" % (failed, setting or "the surrounding container or the kernel forbids them")
-
-
 def fuse_reason() -> str:
-    """Why FUSE cannot be used; empty if /dev/fuse opens."""
+    """Why FUSE cannot be used; empty if /dev/fuse really opens. A device's mode does not tell: device cgroups forbid too."""
     try:
         os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
-        return "/dev/fuse: %s" % error.strerror
+        return "/dev/fuse cannot be opened: %s" % error.strerror
     return ""
-
-
-def fresh_proc_reason() -> str:
-    """Why a new /proc cannot be mounted in a new pid namespace; a container around us that masks parts of /proc forbids it."""
-
-    def work() -> None:
-        trying.own_namespace(trying.NEW_MOUNT | trying.NEW_PID)
-        child = os.fork()
-        if child == 0:
-            try:
-                trying.mount("proc", "/proc", "proc")
-            except OSError as error:
-                os._exit(error.errno or 1)
-            os._exit(0)
-        code = os.WEXITSTATUS(os.waitpid(child, 0)[1])
-        if code:
-            raise OSError(code, os.strerror(code))
-
-    return trying.attempt(work)
 
 
 def _ranges(path: str) -> Tuple[IdRange, ...]:
-    found: List[IdRange] = []
-    for line in _read(path).splitlines():
-        first, _, count = line.split()
-        found.append(IdRange(int(first), int(count)))
-    return tuple(found)
+    rows = (line.split() for line in read_text(path).splitlines())
+    return tuple(IdRange(int(first), int(count)) for first, _, count in rows)
 
 
-def _nvidia_reason() -> str:
-    if not os.path.exists("/dev/nvidiactl") and not glob.glob("/dev/nvidia[0-9]*"):
+def nvidia_reason(listing: Callable[[str], list[str]] = os.listdir) -> str:
+    """Why there is no NVIDIA GPU for us; empty if there is one. A device without its driver library is none."""
+    try:
+        names = listing("/dev")
+    except OSError:
+        names = []
+    if not any(name == "nvidiactl" or (name.startswith("nvidia") and name[6:].isdigit()) for name in names):
         return "no NVIDIA device (/dev/nvidiactl) on this machine"
+    if not _library("libcuda.so.1"):
+        return "an NVIDIA device is here, but its driver library libcuda.so.1 is not in the loader's cache"
     return ""
+
+
+def rocm_reason() -> str:
+    """Why there is no AMD GPU for us; empty if there is one."""
+    return "" if os.path.exists("/dev/kfd") else "no AMD device (/dev/kfd) on this machine"
+
+
+def _library(name: str) -> bool:
+    """Whether the dynamic loader would find a library: by its cache, as Apptainer's --nv looks for it too, or in its usual directories."""
+    try:
+        if name.encode() in files.read_whole("/etc/ld.so.cache"):
+            return True
+    except (OSError, GhaError):
+        pass
+    triplet = os.uname().machine + "-linux-gnu"
+    folders = ("/usr/lib64", "/usr/lib/" + triplet, "/usr/lib", "/usr/local/nvidia/lib64", "/run/nvidia/driver/usr/lib64")
+    return any(os.path.exists(os.path.join(folder, name)) for folder in folders)
+
+
+def _is_directory(path: str) -> bool:
+    try:
+        return os.path.isdir(path)
+    except OSError:
+        return False

@@ -1,4 +1,5 @@
 """Where our state lies, and the site's settings."""
+
 from __future__ import annotations
 
 import os
@@ -15,9 +16,21 @@ SITE_SETTINGS = "/etc/gha-apptainer/node.json"
 def state_dir(environ: Mapping[str, str]) -> str:
     """The private directory of all records of this user on this host, made if missing: GHA_APPTAINER_STATE, else /tmp/gha-apptainer-UID.
 
-    Raises Untrusted where it is not ours alone.
+    Raises Untrusted where it is not ours alone, InputError where GHA_APPTAINER_STATE is no absolute path.
     """
-    return files.private_directory(environ.get("GHA_APPTAINER_STATE") or "/tmp/gha-apptainer-%d" % os.geteuid())
+    named = environ.get("GHA_APPTAINER_STATE", "")
+    if named and not named.startswith("/"):
+        raise InputError("GHA_APPTAINER_STATE is %r" % named, remedy="name an absolute path on a disk of this machine")
+    return files.private_directory(named or "/tmp/gha-apptainer-%d" % os.geteuid())
+
+
+def read_text(path: str) -> str:
+    """A small file of the kernel's, empty where it is missing or closed to us."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as handle:
+            return handle.read(1 << 20)
+    except OSError:
+        return ""
 
 
 def load_settings(environ: Mapping[str, str]) -> NodeSettings:

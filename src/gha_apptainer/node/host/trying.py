@@ -1,14 +1,17 @@
 """Try something in a forked process: what it breaks there, breaks there, and its reason comes back."""
+
 from __future__ import annotations
 
 import ctypes
 import os
 import select
 import signal
+import time
 from typing import Callable
 
 NEW_USER, NEW_MOUNT, NEW_PID, NEW_NET = 0x10000000, 0x00020000, 0x20000000, 0x40000000
 MOUNT_PRIVATE, MOUNT_RECURSIVE, MOUNT_BIND = 1 << 18, 16384, 4096
+_REAP_S = 2.0
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -32,7 +35,7 @@ def attempt(work: Callable[[], None], limit: float = 5.0) -> str:
             os.write(outer, str(error).encode("utf-8", "replace")[:4000])
         except OSError as error:
             os.write(outer, (error.strerror or str(error)).encode("utf-8", "replace")[:4000])
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  # a forked child must never return into its parent's code
             os.write(outer, ("%s: %s" % (type(error).__name__, error)).encode("utf-8", "replace")[:4000])
         else:
             os.write(outer, b"\0")
@@ -48,8 +51,32 @@ def attempt(work: Callable[[], None], limit: float = 5.0) -> str:
                 os.kill(target, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):
                 pass
-        os.waitpid(child, 0)
+        _reap(child)
     return "" if answer == b"\0" else answer.decode("utf-8", "replace") or "it was killed"
+
+
+def _reap(child: int) -> None:
+    """Wait for a killed child, but not for ever: one that hangs in the kernel, on a dead mount, cannot be killed."""
+    deadline = time.monotonic() + _REAP_S
+    while os.waitpid(child, os.WNOHANG)[0] == 0 and time.monotonic() < deadline:
+        time.sleep(0.002)
+
+
+def in_child(work: Callable[[], None]) -> None:
+    """Do `work` in a child, for what only the first process of a new pid namespace can do; its OSError is raised here."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except OSError as error:
+            os._exit(error.errno or 1)
+        except BaseException:  # noqa: BLE001  # a forked child must never return into its parent's code
+            os._exit(1)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    if status:
+        number = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 4  # EINTR: a signal ended it
+        raise OSError(number, os.strerror(number))
 
 
 def check(result: int, what: str) -> None:

@@ -9,14 +9,16 @@ import shutil
 import tempfile
 from typing import Callable, Iterator, Mapping, Sequence, Tuple
 
+from gha_apptainer.domain.apptainer_trials import trial_argv, version_argv
 from gha_apptainer.domain.errors import GhaError, HostUnfit
 from gha_apptainer.node import apptainer
 from gha_apptainer.node.files import remove_tree
+from gha_apptainer.node.host.trial_root import host_loader, tiny_root
 from gha_apptainer.node.main import complain, environment, tell
 from gha_apptainer.node.process import run
 from gha_apptainer.node.provision.description import describe, ways
 from gha_apptainer.node.provision.plans import PRIVATE, SYSTEM, ProvisionPlan, plan
-from gha_apptainer.node.provision.private import found_private, host_loader, install_private, tiny_root
+from gha_apptainer.node.provision.private import found_private, install_private
 
 _LIMIT_S = 60.0
 
@@ -104,7 +106,7 @@ def _trial(path: str, root: str, environ: Mapping[str, str]) -> str:
     if reason:
         return reason
     try:
-        done = run(apptainer.trial_argv(path, root, ("/program", "--version")), env=_env(environ), timeout=_LIMIT_S)
+        done = run(trial_argv(path, root, ("/program", "--version")), env=_env(environ), timeout=_LIMIT_S)
     except GhaError as error:
         return error.what
     return "" if done.code == 0 else done.stderr.decode("utf-8", "replace").strip()[-500:] or "exit code %d" % done.code
@@ -112,7 +114,7 @@ def _trial(path: str, root: str, environ: Mapping[str, str]) -> str:
 
 def _version_reason(path: str, environ: Mapping[str, str]) -> str:
     try:
-        done = run(apptainer.version_argv(path), env=_env(environ), timeout=_LIMIT_S)
+        done = run(version_argv(path), env=_env(environ), timeout=_LIMIT_S)
     except GhaError as error:
         return error.what
     text = done.stdout.decode("utf-8", "replace").strip()

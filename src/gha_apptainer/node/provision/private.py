@@ -7,7 +7,6 @@ we need for images.
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 import stat
@@ -16,6 +15,7 @@ from typing import Any, Callable, Mapping, Tuple
 from gha_apptainer.domain.errors import HostUnfit, ImageFailed
 from gha_apptainer.domain.places import private_apptainer
 from gha_apptainer.node.files import remove_tree, tree_size
+from gha_apptainer.node.host.trial_root import tiny_root
 from gha_apptainer.node.process import run
 from gha_apptainer.node.provision.debian import PrivateApt, Source, Tell, host_sources, unpack
 from gha_apptainer.node.provision.staging import cache, publish, staged
@@ -127,29 +127,6 @@ def _configure(made: str, prefix: str) -> None:
         raise ImageFailed("apptainer.conf of the package has another form than expected", remedy="report this with Apptainer's version")
     with open(path, "w", encoding="utf-8") as handle:
         handle.write(text)
-
-
-def tiny_root(directory: str, program: str) -> str:
-    """A root directory in which nothing but the static `program` can run, as `/program`; for trying whether containers start."""
-    for name in ("dev", "proc", "sys", "tmp", "etc", "var/tmp", "root"):
-        os.makedirs(os.path.join(directory, name))
-    for name in ("hosts", "resolv.conf", "localtime", "passwd", "group"):
-        with open(os.path.join(directory, "etc", name), "w", encoding="utf-8"):
-            pass
-    with open(program, "rb") as source, open(os.path.join(directory, "program"), "wb") as target:
-        target.write(source.read())
-    os.chmod(os.path.join(directory, "program"), 0o755)
-    return directory
-
-
-def host_loader(apptainer: str) -> str:
-    """A dynamic loader that can serve as static program: that of an installation like ours, else the host's; empty if there is none."""
-    prefix = os.path.dirname(os.path.dirname(os.path.abspath(apptainer)))
-    for pattern in (prefix + "/lib/*-linux-gnu/ld-linux*.so.*", "/lib64/ld-linux*.so.*", "/lib/ld-linux*.so.*"):
-        for path in sorted(glob.glob(pattern)):
-            if os.path.isfile(path):
-                return path
-    return ""
 
 
 def _broken(apptainer: str, work: str, probe: Probe, *, loader_of: str) -> str:
