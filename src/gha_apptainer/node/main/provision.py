@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import os
-import re
-import shutil
 import tempfile
-from typing import Callable, Iterator, Mapping, Sequence, Tuple
+from typing import Callable, Mapping, Sequence
 
-from gha_apptainer.domain.apptainer_trials import trial_argv, version_argv
-from gha_apptainer.domain.errors import GhaError, HostUnfit
-from gha_apptainer.node import apptainer
-from gha_apptainer.node.files import remove_tree
-from gha_apptainer.node.host.trial_root import host_loader, tiny_root
+from gha_apptainer.domain.errors import HostUnfit
+from gha_apptainer.domain.settings import NodeSettings
+from gha_apptainer.node.host import load_settings
+from gha_apptainer.node.host.finding import Found, examine, find
 from gha_apptainer.node.main import complain, environment, tell
-from gha_apptainer.node.process import run
 from gha_apptainer.node.provision.description import describe, ways
 from gha_apptainer.node.provision.plans import PRIVATE, SYSTEM, ProvisionPlan, plan
-from gha_apptainer.node.provision.private import found_private, install_private
-
-_LIMIT_S = 60.0
+from gha_apptainer.node.provision.private import install_private
 
 
 def main(argv: Sequence[str]) -> int:
@@ -51,89 +44,39 @@ def provide(environ: Mapping[str, str], say: Callable[[str], None], *, change_sy
 
     Raises HostUnfit with the remedy where that cannot be done, ImageFailed where packages cannot be had.
     """
-    named = environ.get("GHA_APPTAINER", "")
-    if named:
-        reason = why_not(named, environ)
-        if reason:
-            what = "GHA_APPTAINER names %s, which does not work here: %s" % (named, reason)
-            raise HostUnfit(what, remedy="name another one, or unset it")
-        return named
-    for path in _candidates(environ):
-        reason = why_not(path, environ)
-        if not reason:
-            return path
-        say("%s does not work here: %s" % (path, reason))
+    settings = load_settings(environ)
+    found = _found(settings, environ)
+    if not found.reason:
+        return found.path
+    named = environ.get("GHA_APPTAINER", "") or settings.apptainer
+    if named:  # who names one wants that one
+        raise HostUnfit("%s is named as Apptainer and does not work here: %s" % (named, found.reason), remedy="name another one, or none")
+    if found.path:
+        say("no Apptainer here works: %s" % found.reason)
     chosen = plan(describe(environ), ways(), change_system=change_system)
     if chosen.way == PRIVATE:
-        return install_private(ways()["debian"], environ, lambda path, root: _trial(path, root, environ), say)
-    if chosen.way == SYSTEM:
-        from gha_apptainer.node.provision.system import carry_out
+        return install_private(ways()["debian"], environ, why_not, say)
+    if chosen.way != SYSTEM:
+        raise HostUnfit(chosen.says, cause=found.reason if found.path else "", remedy=chosen.remedy)
+    from gha_apptainer.node.provision.system import carry_out
 
-        say(chosen.says)
-        carry_out(chosen.steps, environ, say)
-        for path in _candidates(environ):
-            reason = why_not(path, environ)
-            if not reason:
-                return path
-            raise HostUnfit("%s was installed and does not work: %s" % (path, reason), remedy="gha-apptainer doctor says what is missing")
-    raise HostUnfit(chosen.says, remedy=chosen.remedy)
-
-
-def _candidates(environ: Mapping[str, str]) -> Iterator[str]:
-    found = shutil.which("apptainer", path=environ.get("PATH", os.defpath))
-    if found:
-        yield os.path.abspath(found)
-    private = found_private(environ)
-    if private:
-        yield private
+    say(chosen.says)
+    carry_out(chosen.steps, environ, say)
+    found = _found(settings, environ)
+    if found.reason:
+        raise HostUnfit("what was installed does not work: %s" % found.reason, remedy="gha-apptainer doctor says what is missing")
+    return found.path
 
 
-def why_not(path: str, environ: Mapping[str, str]) -> str:
-    """Why this Apptainer cannot start a container here; empty if it can. Where no static program is found only its version is tried."""
-    reason = _version_reason(path, environ)
-    loader = host_loader(path)
-    if reason or not loader:
-        return reason
-    work = tempfile.mkdtemp(prefix="gha-apptainer-trial-")
-    try:
-        return _trial(path, tiny_root(os.path.join(work, "root"), loader), environ)
-    finally:
-        remove_tree(work)
+def _found(settings: NodeSettings, environ: Mapping[str, str]) -> Found:
+    with tempfile.TemporaryDirectory(prefix="gha-apptainer-") as scratch:
+        return find(settings, environ, scratch)
 
 
-def _trial(path: str, root: str, environ: Mapping[str, str]) -> str:
-    reason = _version_reason(path, environ)
-    if reason:
-        return reason
-    try:
-        done = run(trial_argv(path, root, ("/program", "--version")), env=_env(environ), timeout=_LIMIT_S)
-    except GhaError as error:
-        return error.what
-    return "" if done.code == 0 else done.stderr.decode("utf-8", "replace").strip()[-500:] or "exit code %d" % done.code
-
-
-def _version_reason(path: str, environ: Mapping[str, str]) -> str:
-    try:
-        done = run(version_argv(path), env=_env(environ), timeout=_LIMIT_S)
-    except GhaError as error:
-        return error.what
-    text = done.stdout.decode("utf-8", "replace").strip()
-    found = re.match(r"apptainer version (\d+)\.(\d+)", text)
-    if done.code or not found:
-        return "it does not tell its version: %s" % (text or done.stderr.decode("utf-8", "replace").strip()[-300:])
-    minimum = str(ways()["minimum"])
-    if (int(found[1]), int(found[2])) < _pair(minimum):
-        return "version %s.%s is older than %s" % (found[1], found[2], minimum)
-    return ""
-
-
-def _pair(version: str) -> Tuple[int, int]:
-    major, minor = version.split(".")
-    return int(major), int(minor)
-
-
-def _env(environ: Mapping[str, str]) -> Tuple[Tuple[str, str], ...]:
-    return apptainer.build_env("", tempfile.gettempdir(), environ.get("TMPDIR") or tempfile.gettempdir(), environ)
+def why_not(path: str) -> str:
+    """Why the Apptainer at `path` cannot start a container here; empty if it can."""
+    with tempfile.TemporaryDirectory(prefix="gha-apptainer-") as scratch:
+        return examine(path, "", scratch).reason
 
 
 def _image(kind: str, packages: Sequence[str], environ: Mapping[str, str], say: Callable[[str], None]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Mapping, Tuple
 
+from gha_apptainer.domain.apptainer_trials import MINIMUM
 from gha_apptainer.domain.containers import Args
 
 _INSTALLATION = "https://apptainer.org/docs/admin/main/installation.html"
@@ -71,7 +72,7 @@ def plan(host: HostDescription, data: Mapping[str, Any], *, change_system: bool)
         return _system(host, _el_steps(host, data["el"]), change_system)
     return _nothing(
         "no way is known to install Apptainer on %s" % host.pretty,
-        "install Apptainer %s or newer (%s), then name it in GHA_APPTAINER" % (data["minimum"], _INSTALLATION),
+        "install Apptainer %d.%d or newer (%s), then name it in GHA_APPTAINER" % (*MINIMUM, _INSTALLATION),
     )
 
 

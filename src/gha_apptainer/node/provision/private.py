@@ -15,24 +15,17 @@ from typing import Any, Callable, Mapping, Tuple
 from gha_apptainer.domain.errors import HostUnfit, ImageFailed
 from gha_apptainer.domain.places import private_apptainer
 from gha_apptainer.node.files import remove_tree, tree_size
-from gha_apptainer.node.host.trial_root import tiny_root
 from gha_apptainer.node.process import run
 from gha_apptainer.node.provision.debian import PrivateApt, Source, Tell, host_sources, unpack
 from gha_apptainer.node.provision.staging import cache, publish, staged
 
-Probe = Callable[[str, str], str]
-"""Given an Apptainer and a tiny root directory with the program `/program`: why a container of it cannot be started, or empty."""
+Probe = Callable[[str], str]
+"""Given an Apptainer: why a container cannot be started with it; empty if it can."""
 
 _EXCLUDED = ("./usr/share/doc", "./usr/share/man", "./usr/share/bash-completion", "./usr/share/locale", "*/gconv")
 _LIMIT_S = 60.0
 _SESSION_MB = 4096
 """Apptainer's default for its session directory is 64 MB, which a job fills at once."""
-
-
-def found_private(environ: Mapping[str, str]) -> str:
-    """The private Apptainer if it is installed, else empty."""
-    path = private_apptainer(environ, os.uname().machine)
-    return path if path and os.access(path, os.X_OK) else ""
 
 
 def install_private(data: Mapping[str, Any], environ: Mapping[str, str], probe: Probe, tell: Tell) -> str:
@@ -50,10 +43,10 @@ def install_private(data: Mapping[str, Any], environ: Mapping[str, str], probe: 
         libraries, loader = _loader(made)
         _adopt(made, prefix, libraries, loader, data["programs"])
         _configure(made, prefix)
-        if os.path.isdir(prefix) and _broken(apptainer, work, probe, loader_of=os.path.join(made, libraries, loader)):
+        if os.path.isdir(prefix) and probe(apptainer):
             remove_tree(prefix)
         publish(made, prefix)
-        reason = _broken(apptainer, work, probe, loader_of=os.path.join(prefix, libraries, loader))
+    reason = probe(apptainer)
     if reason:
         remove_tree(prefix)
         raise ImageFailed("the private Apptainer does not work here and was removed again: %s" % reason)
@@ -127,10 +120,3 @@ def _configure(made: str, prefix: str) -> None:
         raise ImageFailed("apptainer.conf of the package has another form than expected", remedy="report this with Apptainer's version")
     with open(path, "w", encoding="utf-8") as handle:
         handle.write(text)
-
-
-def _broken(apptainer: str, work: str, probe: Probe, *, loader_of: str) -> str:
-    """Why the installation cannot start a container. A dynamic loader is a static program, and so fills a root directory alone."""
-    root = os.path.join(work, "root")
-    remove_tree(root)
-    return probe(apptainer, tiny_root(root, loader_of))
