@@ -57,8 +57,7 @@ def main(argv: Optional[Sequence[str]] = None, more: Sequence[Tuple[str, str]] =
     try:
         return _guarded(words, more)
     except BrokenPipeError:
-        # the reader has gone; the interpreter must not stumble over the same pipe when it flushes at the end
-        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
+        silence_stdout()
         return BROKEN_PIPE
 
 
@@ -73,7 +72,7 @@ def _guarded(words: Tuple[str, ...], more: Sequence[Tuple[str, str]]) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:  # noqa: BLE001  # the door: whatever comes is told in one form
-        return _failed(verb, error)
+        return failed(verb, error)
 
 
 def _dispatch(verb: str, rest: Tuple[str, ...], more: Sequence[Tuple[str, str]]) -> int:
@@ -119,7 +118,7 @@ def _unknown(verb: str, more: Sequence[Tuple[str, str]]) -> GhaError:
     )
 
 
-def _failed(verb: str, error: Exception) -> int:
+def failed(verb: str, error: Exception) -> int:
     """Say once what went wrong, and give the exit code."""
     from gha_apptainer.domain.errors import GhaError, disk_full, is_disk_full
 
@@ -141,6 +140,11 @@ def _failed(verb: str, error: Exception) -> int:
 def tell(text: str) -> None:
     """Print one line of the result on stdout."""
     sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape") + b"\n")
+
+
+def silence_stdout() -> None:
+    """For a reader who has gone: the interpreter must not stumble over the same pipe when it flushes at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
 
 
 def complain(lines: Sequence[str]) -> None:

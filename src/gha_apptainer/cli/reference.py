@@ -1,0 +1,48 @@
+"""Parts of docs/reference that are made from the tables in the code, so that they cannot say anything else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gha_apptainer.domain.docker_table import APPROXIMATE, CREATE, EXEC, REFUSED, RUN, VERBS, Option, options_of
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+
+
+def _spelling(row: Option) -> str:
+    names = ["-" + row.short] if row.short else []
+    names += ["--" + name for name in (row.long, *row.aliases)]
+    return ", ".join("`%s`" % name for name in names) + (" `%s`" % row.value if row.value else "")
+
+
+def docker_options() -> str:
+    """Every Docker flag that the container commands know, and what becomes of it; a part of docs/reference/docker-options.md."""
+    making = sorted({row for verb in (RUN, CREATE, EXEC) for row in options_of(verb)}, key=lambda row: (row.long, row.verbs))
+    honoured = [(_spelling(row), _verbs(row), _meaning(row)) for row in making if row.treatment != REFUSED]
+    refused = [(_spelling(row), _verbs(row), row.note) for row in making if row.treatment == REFUSED]
+    parts = [
+        "## `run`, `create`, `exec`\n",
+        "### Honoured\n",
+        _table(("option", "commands", "meaning"), honoured),
+        "### Refused\n",
+        _table(("option", "commands", "reason"), refused),
+        "## The other commands\n",
+    ]
+    for verb in VERBS:
+        rows = options_of(verb)
+        if verb not in (RUN, CREATE, EXEC) and rows:
+            parts += ["### `%s`\n" % verb, _table(("option", "meaning"), [(_spelling(row), _meaning(row)) for row in rows])]
+    return "\n".join(parts).rstrip("\n")
+
+
+def _verbs(row: Option) -> str:
+    return ", ".join("`%s`" % verb for verb in row.verbs)
+
+
+def _meaning(row: Option) -> str:
+    if row.treatment == REFUSED:
+        return "refused: " + row.note
+    return "%s; approximately: %s" % (row.help, row.note) if row.treatment == APPROXIMATE else row.help
