@@ -43,6 +43,8 @@ if uid and os.getuid() == 0:
     check(libc.mount(None, b"/", None, 0x4000 | (1 << 18), None))
     wanted = [(os.path.realpath(path), closed(path)) for path in shown if path and closed(path)]
     held = [(path, os.open(path, os.O_PATH)) for path, _ in wanted]
+    if os.path.exists(os.environ.get("TEST_FUSE", "")):
+        check(libc.mount(os.environ["TEST_FUSE"].encode(), b"/dev/fuse", None, 4096, None))
     for above in sorted(set(above for _, above in wanted)):
         check(libc.mount(b"tmpfs", above.encode(), b"tmpfs", 0, b"mode=755"))
     for path, handle in held:
@@ -61,19 +63,11 @@ from gha_apptainer.domain.containers import *
 from gha_apptainer.domain.errors import GhaError
 from gha_apptainer.domain.images import SANDBOX, Digest, Image, OciConfig
 from gha_apptainer.domain.settings import NodeSettings
-from gha_apptainer.node import process
-from gha_apptainer.node.engine.containers import ApptainerEngine
-try:
-    from gha_apptainer.node import host as hosts
-    settings = hosts.load_settings(os.environ)
-    facts = hosts.probe(settings, os.environ)
-except ImportError:
-    from gha_apptainer.domain.hosts import HostFacts, IdRange
-    settings = NodeSettings()
-    def _r(k): return tuple(IdRange(int(l.split()[0]), int(l.split()[2])) for l in open("/proc/self/"+k))
-    A = os.environ["GHA_APPTAINER"]
-    facts = HostFacts(hostname=os.uname().nodename, boot_id=open("/proc/sys/kernel/random/boot_id").read().strip(), machine=os.uname().machine, kernel=os.uname().release, uid=os.getuid(), gid=os.getgid(), state_dir=os.environ["GHA_APPTAINER_STATE"], apptainer=A, apptainer_version="1.4.5", fuse_reason="" if os.access("/dev/fuse", os.R_OK|os.W_OK) else "no", uid_ranges=_r("uid_map"), gid_ranges=_r("gid_map"))
-engine = ApptainerEngine(facts, settings, overlay_reason=lambda layer, lower: "", sif_offset=lambda path: 0)
+from gha_apptainer.node import host as hosts, process
+from gha_apptainer.node.engine.containers import open_engine
+settings = hosts.load_settings(os.environ)
+facts = hosts.probe(settings, os.environ)
+engine = open_engine(facts, settings)
 USR = (Mount(source="/usr", target="/usr", read_only=True),)
 PATH = (("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),)
 
@@ -115,6 +109,10 @@ class Driver:
             path.mkdir(exist_ok=True)
             path.chmod(0o700)
             os.chown(path, uid, uid if uid != os.getuid() else -1)
+        self.fuse = folder / "fuse"
+        if uid != os.getuid() and os.path.exists("/dev/fuse"):  # a machine on which everybody may use FUSE, for this user's processes alone
+            os.mknod(self.fuse, stat.S_IFCHR | 0o666, os.makedev(10, 229))
+            self.fuse.chmod(0o666)
         self.apptainer = apptainer
         self.python = "/usr/bin/python3" if uid != os.getuid() and os.path.exists("/usr/bin/python3") else sys.executable
 
@@ -131,6 +129,7 @@ class Driver:
     def environ(self, **more: str) -> dict[str, str]:
         """The environment of our commands."""
         found = {
+            "TEST_FUSE": str(self.fuse),
             "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
             "GHA_APPTAINER": self.apptainer,
             "GHA_APPTAINER_STATE": str(self.state),

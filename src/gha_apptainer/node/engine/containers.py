@@ -55,7 +55,9 @@ class ApptainerEngine:
         *,
         overlay_reason: Callable[[str, str], str],
         sif_offset: Callable[[str], int],
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self._tell = tell
         self._host, self._settings = host, settings
         self._overlay_reason, self._sif_offset = overlay_reason, sif_offset
         self._records = Records(host.state_dir)
@@ -73,7 +75,7 @@ class ApptainerEngine:
 
         Raises EngineFailed with the cause; a main process that cannot be started is a status, not an error.
         """
-        channel = self._launch(self._records.find(id), stdio, attached=False)
+        channel, _ = self._launch(self._records.find(id), stdio, attached=False)
         try:
             self._await_start(channel)
         finally:
@@ -88,20 +90,32 @@ class ApptainerEngine:
         identity = self.create(spec, name)
         foreground = _Foreground(self._records, identity, stdio, grace)
         with foreground:
-            channel = self._launch(identity, stdio, attached=True)
+            channel, monitor = self._launch(identity, stdio, attached=True)
             try:
                 started = self._await_start(channel, foreground)
                 return started if started is not None else foreground.wait(channel)
+            except _CancelledEarly as cancelled:
+                os.kill(monitor, signal.SIGKILL)  # mounts, helpers and Apptainer die with it
+                return ExitStatus(128 + cancelled.number, cancelled.number, reason="cancelled before its command started")
             finally:
                 channel.close()
+                os.waitpid(monitor, 0)
+                self._reap_quietly(identity)
+
+    def _reap_quietly(self, identity: str) -> None:
+        """See to what a monitor that was killed left behind; an ordinary end has left nothing to do."""
+        try:
+            self._reap_one(identity)
+        except FileNotFoundError:
+            pass
 
     def _check_host(self) -> None:
         reason = self._host.userns_reason or self._host.apptainer_reason
         if reason:
             raise HostUnfit("containers cannot be started here: " + reason, remedy="gha-apptainer doctor names every finding")
 
-    def _launch(self, identity: str, stdio: Optional[Stdio], *, attached: bool) -> socket.socket:
-        """Decide everything, then fork the monitor; gives our end of the channel to it."""
+    def _launch(self, identity: str, stdio: Optional[Stdio], *, attached: bool) -> Tuple[socket.socket, int]:
+        """Decide everything, then fork the monitor; gives our end of the channel to it, and its pid if it is our child (else 0)."""
         self._check_host()
         records = self._records
         container = records.container(identity)
@@ -133,7 +147,7 @@ class ApptainerEngine:
         theirs.close()
         if not attached:
             os.waitpid(child, 0)  # the short-lived parent of a monitor that must not be our child
-        return ours
+        return ours, child if attached else 0
 
     def _in_child(self, job: Job, ours: socket.socket, theirs: socket.socket, stdio: Optional[Stdio], attached: bool) -> NoReturn:
         if not attached and os.fork():
@@ -151,7 +165,13 @@ class ApptainerEngine:
         while True:
             if foreground is not None:
                 foreground.forward_if_started()
-            if not select.select([channel], [], [], setup.READY_LIMIT + 60)[0]:
+                foreground.check_early()
+            watched = [channel] if foreground is None else [channel, foreground.wake]
+            ready = select.select(watched, [], [], setup.READY_LIMIT + 60)[0]
+            if foreground is not None and foreground.wake in ready:
+                foreground.woken()
+                continue
+            if not ready:
                 raise TimedOut("the container's monitor does not answer")
             message, handle = terminal.receive_message(channel, _MESSAGE)
             if handle >= 0:
@@ -161,6 +181,9 @@ class ApptainerEngine:
             if not message:
                 raise EngineFailed("the container's monitor was lost while it started", cause="killed, or the machine is out of memory")
             words = json.loads(message.decode())
+            if "note" in words:
+                self._tell(words["note"])
+                continue
             if "error" in words:
                 raise _error(words["error"])
             if "end" in words:
@@ -358,15 +381,26 @@ class ApptainerEngine:
             time.sleep(0.002)
 
 
-def open_engine(host: HostFacts, settings: NodeSettings) -> ApptainerEngine:
-    """The engine as every face uses it, with the host's own probes and the SIF reader behind it."""
+def open_engine(host: HostFacts, settings: NodeSettings, tell: Callable[[str], None] = lambda _: None) -> ApptainerEngine:
+    """The engine as every face uses it, with the host's own probes and the SIF reader behind it.
+
+    `tell` hears of what costs time or space that nobody asked for, such as a private copy of an image.
+    """
     from gha_apptainer.node.host import overlay_probe
     from gha_apptainer.node.images.sif import read_sif
 
     def overlay_reason(upper_parent: str, lower: str) -> str:
         return overlay_probe(upper_parent, lower, host)
 
-    return ApptainerEngine(host, settings, overlay_reason=overlay_reason, sif_offset=lambda path: read_sif(path).offset)
+    return ApptainerEngine(host, settings, overlay_reason=overlay_reason, sif_offset=lambda path: read_sif(path).offset, tell=tell)
+
+
+class _CancelledEarly(Exception):
+    """A signal came before the main process ran."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 class _Foreground:
@@ -380,7 +414,7 @@ class _Foreground:
         self.master = -1
 
     def __enter__(self) -> "_Foreground":
-        self._wake_in, self._wake_out = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self.wake, self._wake_out = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._wakeup_before = signal.set_wakeup_fd(self._wake_out, warn_on_full_buffer=False)
         for number in PROXIED:
             self._before.append((number, signal.signal(number, lambda got, _: self._pending.append(got))))
@@ -390,7 +424,7 @@ class _Foreground:
         signal.set_wakeup_fd(self._wakeup_before)
         for number, handler in self._before:
             signal.signal(number, handler)
-        os.close(self._wake_in)
+        os.close(self.wake)
         os.close(self._wake_out)
 
     def forward_if_started(self) -> None:
@@ -406,6 +440,16 @@ class _Foreground:
             else:
                 _signal(running.main, running.main_started, number)
 
+    def woken(self) -> None:
+        """Take the bytes by which a signal ended our wait."""
+        os.read(self.wake, 4096)
+
+    def check_early(self) -> None:
+        """A signal that would end a command, before there is a command: nothing needs its grace. Raises _CancelledEarly."""
+        for number in self._pending:
+            if number in CANCELLING:
+                raise _CancelledEarly(number)
+
     def wait(self, channel: socket.socket) -> ExitStatus:
         """Until the monitor tells the end. No word from it is a failure that says so."""
         if self.master >= 0:
@@ -419,9 +463,9 @@ class _Foreground:
                 if running is not None:
                     _signal(running.init, running.init_started, signal.SIGKILL)
                 self._deadline, left = 0.0, 3600.0
-            ready = select.select([channel, self._wake_in], [], [], max(left, 0.0))[0]
-            if self._wake_in in ready:
-                os.read(self._wake_in, 4096)
+            ready = select.select([channel, self.wake], [], [], max(left, 0.0))[0]
+            if self.wake in ready:
+                self.woken()
             if channel not in ready:
                 continue
             message = channel.recv(_MESSAGE)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import time
 from dataclasses import dataclass
-from typing import List, Optional, Tuple
+from typing import Callable, List, Optional, Tuple
 
 from gha_apptainer.domain.errors import DiskFull, EngineFailed, HostUnfit
 from gha_apptainer.domain.hosts import HostFacts
@@ -94,14 +95,17 @@ class Root:
     helpers: Tuple[int, ...]
 
 
-def mount_root(plan: RootPlan, host: HostFacts, layer: str, *, single: bool) -> Root:
-    """Make and mount the root below `layer`, in the namespace that this process has made. Helpers are started by us and die with us."""
+def mount_root(plan: RootPlan, host: HostFacts, layer: str, *, single: bool, tell: Callable[[str], None]) -> Root:
+    """Make and mount the root below `layer`, in the namespace that this process has made. Helpers are started by us and die with us.
+
+    `tell` hears of what costs time or space that nobody asked for.
+    """
     helpers: List[int] = []
     for name in ("upper", "work", "merged", "image"):
         os.makedirs(os.path.join(layer, name), mode=0o755, exist_ok=True)
     merged = os.path.join(layer, "merged")
     if plan.mechanism == COPY:
-        _copy(plan, host, merged)
+        _copy(plan, host, merged, single, tell)
         return Root(merged, ())
     lower = plan.lower
     if plan.sif:
@@ -172,18 +176,28 @@ def _wait_served(pid: int, target: str, name: str) -> None:
         ) from error
 
 
-def _copy(plan: RootPlan, host: HostFacts, merged: str) -> None:
-    """A private copy of the image; the free space is checked first. Works where nothing else does, and says so (`why`)."""
+def _copy(plan: RootPlan, host: HostFacts, merged: str, single: bool, tell: Callable[[str], None]) -> None:
+    """A private copy of the image; the free space is checked first. Works where nothing else does, and says so (`why`).
+
+    A container that is started again has its copy already.
+    """
+    if os.path.exists(merged + ".complete"):
+        return
     if plan.sif:
         argv: Tuple[str, ...] = (host.unsquashfs, "-q", "-n", "-f", "-o", str(plan.offset), "-d", merged, plan.lower)
         needed = 3 * os.stat(plan.lower).st_size
     else:
         needed = files.tree_size(plan.lower)[0]
-        argv = ("/bin/cp", "-a", "--reflink=auto", plan.lower + "/.", merged)
+        keep = "mode,timestamps,links" + ("" if single else ",ownership")  # with one id there is only one owner
+        argv = ("/bin/cp", "-dR", "--preserve=" + keep, "--reflink=auto", plan.lower + "/.", merged)
     free = os.statvfs(merged)
     if needed > free.f_bavail * free.f_frsize:
         raise DiskFull("a private copy of the image needs %d MB at %s" % (needed >> 20, merged), cause=plan.why)
+    tell("making a private copy of the image, about %d MB: %s" % (needed >> 20, plan.why))
+    began = time.monotonic()
     process.run(argv, timeout=_COPY_LIMIT).check()
+    files.write_whole(merged + ".complete", b"")
+    tell("the private copy took %.1f s and %d MB" % (time.monotonic() - began, files.tree_size(merged)[0] >> 20))
 
 
 def lost_helper(helpers: Tuple[int, ...]) -> Optional[int]:

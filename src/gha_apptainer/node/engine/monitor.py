@@ -99,7 +99,7 @@ class Monitor:
         self._use = uses.use(job.spec.image, self._settings, self._host, identity)
         self._renew_at = time.monotonic() + uses.RENEW_USE
         single = namespaces.enter_own(self._host)
-        self._root = layers.mount_root(job.root, self._host, job.layer, single=single)
+        self._root = layers.mount_root(job.root, self._host, job.layer, single=single, tell=lambda text: self._send({"note": text}))
         binds = setup.fill_root(job.start, self._root, one_id=single)
         config = self._config()
         talk = self._records.path(identity, "apptainer.log")
@@ -231,10 +231,10 @@ class Monitor:
         poller.register(wake, select.POLLIN)
         ended: Optional[Tuple[int, object]] = self._reap_main()
         while ended is None:
-            if self._held is not None and owner.pid and not process.alive(owner.pid, owner.started):
+            if not self._is_down() and owner.pid and not process.alive(owner.pid, owner.started):
                 self._reason = OWNER_GONE
                 self._kill()
-            if self._held is None and not self._main:
+            if self._is_down() and not self._main:
                 return None
             for handle, _ in poller.poll(2000):
                 if handle in self._pipes:
@@ -259,6 +259,9 @@ class Monitor:
         self._kill()
         self._drain()
         return ended
+
+    def _is_down(self) -> bool:
+        return self._held is None
 
     def _renew_image(self) -> None:
         """Tell collectors on every node that the image is in use."""
