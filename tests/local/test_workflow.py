@@ -32,7 +32,7 @@ class Place:
         path.write_text(text, encoding="utf-8")
         return path
 
-    def start(self, *words: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+    def start(self, *words: str, env: Mapping[str, str] | None = None, start: str = START) -> subprocess.Popen[str]:
         clean = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.home),
@@ -41,7 +41,7 @@ class Place:
             "LANG": "C.UTF-8",
         }
         return subprocess.Popen(
-            [sys.executable, "-c", START, *words],
+            [sys.executable, "-c", start, *words],
             env={**clean, **(env or {})},
             cwd=self.work,
             stdin=subprocess.DEVNULL,
@@ -280,3 +280,35 @@ def test_a_list_of_jobs_runs_nothing(place: Place) -> None:
     document = json.loads(done.stdout)
     assert document["labels"] == ["big", "self-hosted", "small", "ubuntu-latest"]
     assert [(job["id"], job["combinations"]) for job in document["jobs"]] == [("first", 1), ("second", 2)]
+
+
+@pytest.mark.case("workflow-72")
+def test_a_second_ctrl_c_does_not_wait(place: Place) -> None:
+    ready, tidying = place.home / "ready", place.home / "tidying"
+    place.write(
+        "on: push\njobs:\n  a:\n    runs-on: x\n    steps:\n"
+        f"      - run: touch {ready}; sleep 600\n"
+        f"      - {{if: always(), run: 'touch {tidying}; sleep 600'}}\n"
+    )
+    child = place.start("w.yml")
+    wait_until(ready)
+    child.send_signal(signal.SIGINT)
+    wait_until(tidying)
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=LIMIT)
+    assert child.returncode == 130
+
+
+def test_a_ctrl_c_while_things_are_prepared_ends_at_once(place: Place) -> None:
+    """Before act runs there is nothing to tidy up: the program that is looked at first here does not answer."""
+    slow = place.home / "act"
+    slow.write_text(f"#!/bin/sh\ntouch {place.home}/asked\nexec sleep 60\n", encoding="utf-8")
+    slow.chmod(0o755)
+    place.write("on: push\njobs: {a: {runs-on: x, steps: [{run: echo never}]}}")
+    replaced = "from gha_apptainer.cli.workflows import launch; launch.find_act = lambda environ: %r; " % str(slow)
+    child = place.start("w.yml", start=START.replace("import sys; ", "import sys; " + replaced))
+    wait_until(place.home / "asked")
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=LIMIT)
+    assert child.returncode == 130
+    assert marked(str(slow)) == []

@@ -86,22 +86,15 @@ def _run(
     run_plan: plans.RunPlan, asked: options.ActOptions, named: str, log: Callable[[str], None], *, offline_images: bool
 ) -> tuple[outcomes.Summary, int]:
     """Run the plan; its summary and the number of the signal that ended it, or 0."""
-    act = launch.find_act(os.environ)
-    version = launch.act_version(act)
-    if version != launch.ACT_VERSION:
-        click.echo(f"gha-apptainer: warning: act {version or 'of unknown version'} here, tried with {launch.ACT_VERSION}", err=True)
-    for warning in run_plan.warnings:
-        click.echo(f"gha-apptainer: warning: {warning}", err=True)
     with launch.Cancel() as cancel:
         try:
-            summary = _run_in_scratch(act, run_plan, asked, named, log, cancel, offline_images=offline_images)
+            summary = _run_in_scratch(run_plan, asked, named, log, cancel, offline_images=offline_images)
         except launch.Stopped:
             summary = outcomes.Summary(named, outcomes.CANCELLED, ("stopped before the workflow was started",), (), ())
         return summary, cancel.number
 
 
 def _run_in_scratch(
-    act: str,
     run_plan: plans.RunPlan,
     asked: options.ActOptions,
     named: str,
@@ -110,6 +103,12 @@ def _run_in_scratch(
     *,
     offline_images: bool,
 ) -> outcomes.Summary:
+    act = launch.find_act(os.environ)
+    version = launch.act_version(act)
+    if version != launch.ACT_VERSION:
+        click.echo(f"gha-apptainer: warning: act {version or 'of unknown version'} here, tried with {launch.ACT_VERSION}", err=True)
+    for warning in run_plan.warnings:
+        click.echo(f"gha-apptainer: warning: {warning}", err=True)
     with launch.scratch(os.environ) as scratch:
         _stage(run_plan, scratch)
         settings = examples.prepare(run_plan, scratch, launch.checkout(), os.environ, log, wanted=offline_images)

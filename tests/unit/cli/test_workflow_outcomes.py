@@ -177,3 +177,20 @@ def test_the_last_line_names_each_image_and_route_once() -> None:
 
 def test_an_exit_status_is_told_once() -> None:
     assert [line for line in log("composite") if "exit status" in line] == ["   exit status 3"]
+
+
+@pytest.mark.case("workflow-48")
+@pytest.mark.parametrize(("code", "says"), [(None, "without an exit code"), (7, "container step 'a' ended with exit code 7")])
+def test_a_container_s_own_record_is_believed_over_act(code: int | None, says: str) -> None:
+    run = plan(expected("maybe", conditional=True), expected("sure"))
+    record = outcomes.ContainerResult("a", "image", "", "store", code)
+    found = outcomes.judge(run, tally("conditional"), 0, (record,), name="w", stopped=False)
+    assert found.result == "failure"
+    assert says in found.reasons[0]
+
+
+def test_a_container_that_was_allowed_to_fail_is_no_contradiction() -> None:
+    run = plan(expected("good"))
+    record = outcomes.ContainerResult("a", "image", "", "store", 3)
+    seen = tally("mixed", '"jobID":"bad"')
+    assert outcomes.judge(run, seen, 0, (record,), name="w", stopped=False).reasons == ()

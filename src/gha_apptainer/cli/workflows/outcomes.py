@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gha_apptainer.cli.workflows.events import SKIPPED_PLATFORM, Event
@@ -104,9 +104,20 @@ def judge(plan: RunPlan, tally: Tally, code: int | None, containers: Sequence[Co
         reasons.append(f"act was killed by signal {-code}")
     elif code and not any(one.result != SUCCESS for one in jobs):
         reasons.append(f"act ended with exit code {code}" + (": " + tally.errors[-1] if tally.errors else ""))
+    reasons += _contradictions(jobs, containers)
     result = CANCELLED if stopped else FAILURE if reasons else SUCCESS
     left_out = tuple(JobResult(one, one, SKIPPED) for one in skipped)
     return Summary(name, result, tuple(dict.fromkeys(reasons)), jobs + left_out, tuple(containers))
+
+
+def _contradictions(jobs: Sequence[JobResult], containers: Sequence[ContainerResult]) -> Iterator[str]:
+    """What the container steps' own records say against act."""
+    if any(one.exit_code is None for one in containers):
+        yield "a container step left a record without an exit code"
+    failed = any(step.result == FAILURE for job in jobs for step in job.steps)
+    for one in containers:
+        if one.exit_code and not failed:
+            yield f"container step '{one.step}' ended with exit code {one.exit_code}, and act calls no step failed"
 
 
 def _missing(expected: Iterable[Expected], jobs: Sequence[JobResult]) -> tuple[list[str], list[str]]:
