@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from gha_apptainer.domain.errors import InputError
 from gha_apptainer.node import main as node
 
 ROOT = Path(__file__).parents[3]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
 
 
 def test_no_name_is_served_twice() -> None:
@@ -40,7 +42,7 @@ def test_an_unknown_command_shows_its_neighbours_of_both_doors(capfd: pytest.Cap
 
 def test_node_verbs_never_load_click() -> None:
     code = "import sys; from gha_apptainer.cli import main; main(['run', '--help']); sys.exit('click' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False, timeout=60, env=ENVIRONMENT).returncode == 0
 
 
 def test_the_door_itself_loads_next_to_nothing() -> None:
@@ -87,7 +89,7 @@ def test_a_group_without_a_command_prints_its_help(capfd: pytest.CaptureFixture[
 
 def test_a_reader_that_has_gone_is_no_error() -> None:
     code = "import sys; from gha_apptainer.cli import main; sys.exit(main(['help']))"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as started:
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT) as started:
         assert started.stdout is not None
         assert started.stderr is not None
         started.stdout.close()
@@ -97,7 +99,7 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
 
 def test_closed_streams_are_no_error() -> None:
     code = "from gha_apptainer.cli import main; raise SystemExit(main([]))"
-    done = subprocess.run(["sh", "-c", '"$0" -c "$1" <&- >&- 2>&-', sys.executable, code], timeout=60, check=False)
+    done = subprocess.run(["sh", "-c", '"$0" -c "$1" <&- >&- 2>&-', sys.executable, code], timeout=60, check=False, env=ENVIRONMENT)
     assert done.returncode == 0
 
 
