@@ -11,11 +11,11 @@ Layout of the state directory:
 Everything is published by rename or link, so that a reader sees all of it or nothing. A directory is being made while its name begins
 with `.new-`, being removed while it begins with `.gone-`; both carry the pid and start time of who does it.
 """
+
 from __future__ import annotations
 
 import os
 import re
-import secrets
 import time
 from dataclasses import dataclass
 from typing import List, Optional, Sequence, Tuple
@@ -61,7 +61,7 @@ class Records:
 
     def add(self, spec: ContainerSpec, name: str) -> str:
         """Write a new container's directory and claim its name (a fresh one if empty); gives its id."""
-        identity = secrets.token_hex(32)
+        identity = os.urandom(32).hex()
         chosen = name or "c-" + identity[:12]
         if not _NAME.fullmatch(chosen):
             raise InputError("%r is no container name" % name, remedy="use letters, digits, dot, dash and underscore")

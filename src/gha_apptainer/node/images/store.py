@@ -12,11 +12,11 @@ Nothing in it is believed: owner and mode of an entry, the document's form and d
 used it for a day, a sandbox's count of files (a cleaner of /tmp may have bitten) are checked at each use. A damaged entry is
 moved away and fetched again. Sandboxes are closed to other users, because images hold setuid files.
 """
+
 from __future__ import annotations
 
 import ctypes
 import errno
-import hashlib
 import os
 import stat
 import time
@@ -125,6 +125,8 @@ class Store:
     def ref_key(self, ref: ImageRef, platform: str) -> str:
         """The name under which a reference's meaning is kept: a pinned one by its digest alone."""
         text = "%s@%s" % (ref.name, ref.digest) if ref.digest else str(ref)
+        import hashlib  # slow to load, and a warm start of a path needs none of it
+
         return hashlib.sha256(encode("%s %s %s" % (ref.transport, text, platform))).hexdigest()
 
     def remember(self, ref: ImageRef, platform: str, digest: str) -> None:
@@ -229,7 +231,7 @@ class Store:
         return ""
 
     def publish(self, made: str, found: StoredImage) -> bool:
-        """Move the finished directory `made` (holding the root filesystem) to its place; False if another was there first.
+        """Move the finished directory `made` (holding the root filesystem) to its place; False if the same was there first.
 
         Its bytes are on disk before its name is: after a power cut an entry is whole or absent.
         """
@@ -248,10 +250,12 @@ class Store:
                         raise disk_full(error, entry) from error
                     raise ImageFailed("cannot publish %s: %s" % (entry, error.strerror)) from error
             try:
-                if self.find(found.digest) is not None:
+                there = self.find(found.digest)
+                if there is not None and there.form == found.form:
                     return False
             except GhaError:
-                self.discard(entry)
+                pass
+            self.discard(entry)  # damaged, or of a form that is of no use here
         raise ImageFailed("cannot publish %s: something damaged stays in its place" % entry, remedy="remove it by hand")
 
     def discard(self, path: str) -> None:
