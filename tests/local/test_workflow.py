@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 SRC = Path(__file__).parents[2] / "src"
-START = "import sys; from gha_apptainer.cli.workflow import main; sys.exit(main())"
+START = "import sys; from gha_apptainer.cli import main; sys.exit(main(['workflow', *sys.argv[1:]]))"
 LIMIT = 120.0
 
 

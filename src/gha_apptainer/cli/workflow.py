@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from gha_apptainer.cli.workflows import commands, documents, events, examples, launch, options, outcomes, plans
-from gha_apptainer.domain.errors import DOCKER_FAILURE, GhaError, HostUnfit
+from gha_apptainer.domain.errors import HostUnfit
 
 DEFAULT_WORKFLOW = "examples/hello/hello.yml"
 """What runs when no workflow is named, below the checkout."""
@@ -181,19 +181,3 @@ def _print_list(run_plan: plans.RunPlan, as_json: bool) -> None:
     for step in steps:
         click.echo(f"  container step '{step['step']}'")
     click.echo("`gha-apptainer explain` prints what each container step would do")
-
-
-def main() -> int:
-    """Run the command by itself; the exit code. Errors of ours are printed with cause and remedy."""
-    try:
-        result = workflow.main(standalone_mode=False)
-        return result if isinstance(result, int) else 0
-    except click.exceptions.Exit as error:
-        return error.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except GhaError as error:
-        for text in error.lines():
-            click.echo(f"gha-apptainer: {text}", err=True)
-        return error.exit_code or DOCKER_FAILURE

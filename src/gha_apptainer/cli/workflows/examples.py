@@ -6,6 +6,7 @@ Only for files below `examples/`, or where `--offline-images` asks for it: a use
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,7 +16,8 @@ from urllib.request import urlopen
 
 from gha_apptainer.cli.workflows.commands import Scratch
 from gha_apptainer.cli.workflows.plans import RunPlan, container_steps
-from gha_apptainer.domain import image_refs
+from gha_apptainer.domain import image_refs, lcg_views
+from gha_apptainer.domain.action_inputs import DEFAULT_IMAGE
 from gha_apptainer.domain.documents import from_json, to_json
 from gha_apptainer.domain.errors import GhaError, HostUnfit
 from gha_apptainer.domain.settings import NodeSettings
@@ -26,15 +28,12 @@ REACH_LIMIT = 2.0
 """How long a registry may take to answer before it counts as not reached, in seconds."""
 CVMFS_LIMIT = 10.0
 """How long the first look into a CVMFS repository may take, in seconds: autofs mounts on access."""
-DEFAULT_IMAGE = "ubuntu:latest"
 PACKAGES_FILE = "offline-packages.txt"
 """Beside a workflow: the Debian packages that a stand-in for its images holds, one a line."""
 CVMFS_FOLDER = "cvmfs"
 """Beside a workflow: one directory a repository, each a stand-in for it."""
 
 Log = Callable[[str], None]
-_IN_CVMFS = re.compile(r"/cvmfs/([\w.-]+)")
-_VIEWS = "sft.cern.ch"
 
 
 def prepare(plan: RunPlan, scratch: Scratch, checkout: Path | None, environ: Mapping[str, str], log: Log, *, wanted: bool) -> Path | None:
@@ -61,7 +60,8 @@ def images(plan: RunPlan) -> tuple[image_refs.ImageRef, ...]:
     """The images that its container steps name and that come from a registry. What an expression names is not known here."""
     found = []
     for _, inputs in container_steps(plan):
-        text = str(inputs.get("image") or "") or _view_image(inputs) or DEFAULT_IMAGE
+        view = _view(inputs)
+        text = str(inputs.get("image") or "") or (view.image if view else "") or DEFAULT_IMAGE
         if "${{" not in text:
             ref = image_refs.parse(text, str(plan.root))
             if ref.transport != image_refs.PATH:
@@ -73,9 +73,8 @@ def repositories(plan: RunPlan) -> tuple[str, ...]:
     """The CVMFS repositories that its container steps name."""
     found = []
     for _, inputs in container_steps(plan):
-        if inputs.get("release-platform") or inputs.get("platform"):
-            found.append(_VIEWS)
-        found += _IN_CVMFS.findall(str(inputs.get("view-path") or ""))
+        view = _view(inputs)
+        found += [view.repository] if view else []
         found += re.split(r"[\s,]+", str(inputs.get("cvmfs-repositories") or "").strip())
     return tuple(dict.fromkeys(one for one in found if one and "$" not in one))
 
@@ -140,8 +139,12 @@ def reaches(registry: str) -> bool:
         return False
 
 
-def _view_image(inputs: Mapping[str, object]) -> str:
-    """The image of the operating system that a view's platform names."""
-    platform = str(inputs.get("platform") or "") or str(inputs.get("release-platform") or "").rpartition("/")[2]
-    parts = platform.split("-")
-    return f"ghcr.io/aidasoft/{parts[1]}:latest" if len(parts) > 1 else ""
+def _view(inputs: Mapping[str, object]) -> lcg_views.View | None:
+    """The view that a step names; None where it names none, or a wrong one, of which the step itself will tell."""
+    names = {name: str(inputs.get(name.replace("_", "-")) or "") for name in ("release_platform", "release", "platform", "view_path")}
+    if not any(names.values()):
+        return None
+    try:
+        return lcg_views.view(**names, setup_script="", machine=os.uname().machine)
+    except GhaError:
+        return None
