@@ -21,8 +21,9 @@ from gha_apptainer.domain.action_inputs import DEFAULT_IMAGE
 from gha_apptainer.domain.documents import from_json, to_json
 from gha_apptainer.domain.errors import GhaError, HostUnfit
 from gha_apptainer.domain.settings import NodeSettings
-from gha_apptainer.node import files, host, process
+from gha_apptainer.node import files, host
 from gha_apptainer.node.provision import base_images
+from gha_apptainer.node.volumes import cvmfs
 
 REACH_LIMIT = 2.0
 """How long a registry may take to answer before it counts as not reached, in seconds."""
@@ -47,11 +48,11 @@ def prepare(plan: RunPlan, scratch: Scratch, checkout: Path | None, environ: Map
     settings = host.load_settings(environ)
     known = {str(image_refs.parse(one)) for one in settings.aliases}
     aliases = {**settings.aliases, **_image_aliases(plan, known, environ, log)}
-    cvmfs = {**settings.cvmfs_aliases, **_cvmfs_aliases(plan, settings.cvmfs_aliases, log)}
-    if aliases == dict(settings.aliases) and cvmfs == dict(settings.cvmfs_aliases):
+    repositories_at = {**settings.cvmfs_aliases, **_cvmfs_aliases(plan, settings.cvmfs_aliases, log)}
+    if aliases == dict(settings.aliases) and repositories_at == dict(settings.cvmfs_aliases):
         return None
     raw = json.loads(to_json(settings))
-    chosen = from_json(NodeSettings, json.dumps({**raw, "aliases": aliases, "cvmfs_aliases": cvmfs}))
+    chosen = from_json(NodeSettings, json.dumps({**raw, "aliases": aliases, "cvmfs_aliases": repositories_at}))
     files.write_whole(str(scratch.settings), to_json(chosen, indent=2).encode())
     return scratch.settings
 
@@ -118,9 +119,9 @@ def _cvmfs_aliases(plan: RunPlan, known: Mapping[str, str], log: Log) -> dict[st
 
 
 def _cvmfs_answers(repository: str) -> bool:
-    """Whether the repository can be read. Another process looks, because one that hangs cannot be interrupted."""
+    """Whether the repository can be read."""
     try:
-        return process.run(("ls", f"/cvmfs/{repository}/"), timeout=CVMFS_LIMIT).code == 0
+        return not cvmfs.look(f"{cvmfs.ROOT}/{repository}", CVMFS_LIMIT).error
     except GhaError:
         return False
 
