@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gha_apptainer.domain.docker_table import APPROXIMATE, CREATE, EXEC, REFUSED, RUN, VERBS, Option, options_of
+from gha_apptainer.node.host.checks.catalogue import CATALOGUE
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -46,3 +47,8 @@ def _meaning(row: Option) -> str:
     if row.treatment == REFUSED:
         return "refused: " + row.note
     return "%s; approximately: %s" % (row.help, row.note) if row.treatment == APPROXIMATE else row.help
+
+
+def doctor_checks() -> str:
+    """Every check of `gha-apptainer doctor`; a part of docs/reference/doctor.md."""
+    return _table(("check", "what is done", "what needs it"), [("`%s`" % one.id, one.does, one.matters) for one in CATALOGUE])
