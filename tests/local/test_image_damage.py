@@ -63,6 +63,16 @@ def _purge(entry: Path) -> None:
     (entry / "rootfs/etc/marker").unlink()
 
 
+def _file(entry: Path) -> None:
+    shutil.rmtree(entry)
+    entry.write_text("")
+
+
+def _empty(entry: Path) -> None:
+    shutil.rmtree(entry)
+    entry.mkdir(0o700)
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "half-written document": lambda entry: (entry / "image.json").write_text((entry / "image.json").read_text()[:-20]),
     "no document": lambda entry: (entry / "image.json").unlink(),
@@ -72,8 +82,8 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "rootfs gone": lambda entry: shutil.rmtree(entry / "rootfs"),
     "purged in part": _purge,
     "open to others": lambda entry: entry.chmod(0o777),
-    "a file": lambda entry: (shutil.rmtree(entry), entry.write_text("")),
-    "empty": lambda entry: [shutil.rmtree(entry), entry.mkdir(0o700)],
+    "a file": _file,
+    "empty": _empty,
 }
 
 
@@ -112,7 +122,8 @@ def test_forged_memory_of_a_reference_leads_nowhere(puller: Puller, name: str, p
 
 
 def test_index_that_names_a_forged_manifest(puller: Puller, local_registry: Registry, name: str, pushed: Made) -> None:
-    forged = json.dumps({"schemaVersion": 2, "mediaType": MANIFEST, "config": {"digest": "sha256:../x", "size": 1}, "layers": [{}]}).encode()
+    config = {"digest": "sha256:../x", "size": 1}
+    forged = json.dumps({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [{}]}).encode()
     local_registry.answer = lambda _path, _headers: (200, {"content-type": MANIFEST}, forged)
     got = puller.run("answer(attempt(lambda: pull(%r)))" % name)
     assert got["error"] == "ImageFailed"
@@ -146,9 +157,9 @@ def test_full_disk_is_one_error_that_names_the_path(
     puller: Puller, local_registry: Registry, name: str, pushed: Made, measured: bool
 ) -> None:
     local_registry.push("team/tool", "1", tree(weight=4 << 20))
-    blind = "" if measured else "from gha_apptainer.node.images import fetching\nfetching.placement = lambda s, h, _=0: forms.placement(s, h, 0)\n"
+    blind = "from gha_apptainer.node.images import fetching\nfetching.placement = lambda s, h, _=0: forms.placement(s, h, 0)\n"
     got = puller.run(
-        "OPTIONS = b'size=2m'\n" + FULL + blind + "got = attempt(lambda: pull(%r, there=there))\n"
+        "OPTIONS = b'size=2m'\n" + FULL + ("" if measured else blind) + "got = attempt(lambda: pull(%r, there=there))\n"
         "answer([got, os.listdir(STATE + '/small/store/images'), os.listdir(STATE + '/small/store/work')])" % name
     )
     assert got[0]["error"] == "DiskFull", got

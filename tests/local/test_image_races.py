@@ -33,6 +33,24 @@ def test_64_concurrent_cold_pulls_are_one_download(puller: Puller, local_registr
     assert puller.left() == []
 
 
+STOP = """
+import time
+from gha_apptainer.node.images import pulling, store
+def stop(*_):
+    print('here', flush=True)
+    time.sleep(60)
+run = pulling.process.run
+def run_and_stop(*words, **more):
+    run(*words, **more)
+    stop()
+"""
+STOPS = {
+    "unpack": "pulling.process.run = run_and_stop\n",
+    "publish": "store.sync_file_system = stop\n",
+    "done": "store.Store.remember = stop\n",
+}
+
+
 @pytest.mark.parametrize("stage", ["manifest", "config", "layer", "unpack", "publish", "done"])
 def test_killed_pull_leaves_nothing_in_the_way(puller: Puller, local_registry: Registry, stage: str) -> None:
     puller.http = (local_registry.address,)
@@ -47,15 +65,7 @@ def test_killed_pull_leaves_nothing_in_the_way(puller: Puller, local_registry: R
 
     local_registry.answer = hold
     script = "pull('%s/team/killed:1')\nprint('1')" % local_registry.address
-    stops = {
-        "unpack": "from gha_apptainer.node.images import pulling\nold = pulling.process.run\n"
-        "def run(*a, **k):\n    done = old(*a, **k)\n    print('here', flush=True)\n    __import__('time').sleep(60)\n    return done\npulling.process.run = run\n",
-        "publish": "from gha_apptainer.node.images import store\ndef stop(path):\n    print('here', flush=True)\n    __import__('time').sleep(60)\n"
-        "store.sync_file_system = stop\n",
-        "done": "from gha_apptainer.node.images.store import Store\ndef stop(*a):\n    print('here', flush=True)\n    __import__('time').sleep(60)\n"
-        "Store.remember = stop\n",
-    }
-    child = puller.start(stops.get(stage, "") + script)
+    child = puller.start(STOP + STOPS.get(stage, "") + script)
     if stage in marks:
         assert reached.wait(WAIT)
     else:
@@ -64,7 +74,7 @@ def test_killed_pull_leaves_nothing_in_the_way(puller: Puller, local_registry: R
     child.kill()
     child.communicate(timeout=WAIT)
     go_on.set()
-    local_registry.answer = lambda path, headers: None
+    local_registry.answer = lambda _path, _headers: None
     got = puller.run("answer(pull('%s/team/killed:1'))" % local_registry.address)
     assert got["digest"]["text"] == made.manifest
     assert (Path(got["rootfs"]) / "opt/weight").stat().st_size == WEIGHT
@@ -175,7 +185,8 @@ def test_no_file_lock_is_taken(puller: Puller, local_registry: Registry) -> None
     puller.http = (local_registry.address,)
     local_registry.push("team/tool", "1", tree())
     got = puller.run(
-        "seen = []\nsys.addaudithook(lambda event, args: seen.append(event) if event in ('fcntl.flock', 'fcntl.lockf', 'os.lockf') else None)\n"
+        "seen = []\nlocks = ('fcntl.flock', 'fcntl.lockf', 'os.lockf')\n"
+        "sys.addaudithook(lambda event, args: seen.append(event) if event in locks else None)\n"
         "found = pull('%s/team/tool:1')\nimages.collect(settings(), host())\nanswer([found, seen])" % local_registry.address
     )
     assert got[1] == []

@@ -57,6 +57,7 @@ class Puller:
         self.driver = driver
         self.state = driver.state
         self.store = driver.state / "store"
+        self.images_top = driver.images
         self.http: tuple[str, ...] = ()
 
     def start(self, script: str, **more: Any) -> subprocess.Popen[bytes]:

@@ -12,6 +12,7 @@ from gha_apptainer.domain.image_refs import PATH
 from gha_apptainer.domain.images import SANDBOX, SIF, Digest, Image, OciConfig
 from gha_apptainer.node.files import decode, encode, read_whole, write_whole
 from gha_apptainer.node.images.in_image import config_of_directory
+from gha_apptainer.node.images.platforms import platform_for
 from gha_apptainer.node.images.routes import Errand, Look, Question
 from gha_apptainer.node.images.sif import read_sif, sif_config
 
@@ -53,6 +54,8 @@ def image_at(path: str, reference: str, route: str, host: HostFacts) -> Image:
         check_readable(real)
         return Image(reference, digest_of_directory(real), config_of_directory(real), real, SANDBOX, route)
     sif = read_sif(real)
+    if sif.architecture and sif.architecture != platform_for(host.machine).architecture:
+        raise ImageFailed("%s is for %s, this machine is %s" % (real, sif.architecture, host.machine), remedy="use an image built for it")
     return Image(reference, digest_of_file(real, host), sif_config(sif) or OciConfig(), real, SIF, route)
 
 
