@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -11,10 +12,12 @@ from gha_apptainer.domain.asked import Asked
 from gha_apptainer.domain.containers import EXITED, RUNNING, ExecRequest
 from gha_apptainer.domain.errors import ImageFailed
 from gha_apptainer.domain.hosts import HostFacts
+from gha_apptainer.domain.image_refs import parse
 from gha_apptainer.domain.images import Digest, Image, OciConfig
 from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.node import main as door
-from gha_apptainer.node.main.context import Context
+from gha_apptainer.node.images import credentials
+from gha_apptainer.node.main.context import AUTHFILE, Context
 from gha_apptainer.testing.engine import FakeEngine, Outcome
 
 HOST = HostFacts(hostname="node", boot_id="boot", machine="x86_64", kernel="6.1", uid=1000, gid=1000, state_dir="/state")
@@ -296,6 +299,18 @@ def test_help_leads_with_an_example(command: Command, verb: str) -> None:
     assert out.startswith("Example: gha-apptainer %s " % verb)
     assert max(len(line) for line in out.splitlines()) <= 100
     assert command("help", verb)[1] == out
+
+
+def test_the_variable_of_logins_has_one_name(tmp_path: Path) -> None:
+    assert AUTHFILE == credentials.AUTHFILE_VARIABLE
+    logins = tmp_path / "logins.json"
+    logins.write_text('{"auths": {"registry.example": {"auth": "dTpw"}}}')
+    context = Context({AUTHFILE: str(logins)}, host=HOST, settings=NodeSettings())
+    login = context.login(parse("registry.example/a/b"))
+    assert login is not None
+    assert (login.username, login.password.reveal()) == ("u", "p")
+    assert context.login(parse("other.example/a/b")) is None
+    assert Context({}, host=HOST, settings=NodeSettings()).login(parse("registry.example/a/b")) is None
 
 
 def test_interrupts_pipes_and_defects(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,8 @@ from gha_apptainer.node.main import complain, tell
 if TYPE_CHECKING:  # loading the engine costs more than parsing, and parsing may fail
     from gha_apptainer.node.engine.containers import Engine
 
+AUTHFILE = "GHA_APPTAINER_AUTHFILE"
+"""What `images.credentials.AUTHFILE_VARIABLE` says; asked here first, because that module is slow to load."""
 SCOPE = "cli"
 """The owner's scope of containers that these verbs make."""
 
@@ -101,10 +103,12 @@ class Context:
 
     def login(self, ref: ImageRef) -> Optional[Login]:
         """The login for the registry of `ref` in the file that the caller's environment names, if it names one."""
-        from gha_apptainer.node.images.credentials import AUTHFILE_VARIABLE, read_login
+        path = self.environ.get(AUTHFILE, "")
+        if not path:
+            return None
+        from gha_apptainer.node.images.credentials import read_login
 
-        path = self.environ.get(AUTHFILE_VARIABLE, "")
-        return read_login(path, ref) if path else None
+        return read_login(path, ref)
 
 
 def _note(text: str) -> None:
