@@ -10,6 +10,8 @@ import hashlib
 import json
 import os
 import shutil
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -225,9 +227,14 @@ def test_joining_imports_nothing_from_the_image(driver: Driver) -> None:
         target.write_text("open('/tmp/poisoned-ours-%s', 'w').close()\n" % module.stem)
     driver.own(image)
     script = "made = held(%r)\nanswer([made, run(made, '/bin/nothing'), run(made, 'nothing', user='12:34'), run(made, '/bin/absent')])"
-    _, *said = driver.run(script % str(image))
+    made, *said = driver.run(script % str(image))
     assert [one["code"] for one in said] == [137, 137, 127], said
     assert said[0]["out"] == "\n"
+    for words, code in ((("/bin/nothing",), 137), (("/bin/absent",), 127)):
+        done = subprocess.run(
+            driver.argv(str(SRC), "exec", made, *words), env=driver.environ(), capture_output=True, check=False, timeout=60
+        )
+        assert done.returncode == code, done.stderr.decode()
     poisoned = [name for _, _, names in os.walk(driver.folder) for name in names if name.startswith("poisoned")]
     assert poisoned == []
 
@@ -349,6 +356,34 @@ with open(os.environ["GHA_APPTAINER_STATE"] + "/../answer") as handle:
     assert status["NoNewPrivs"] == "1"
     assert status["Uid"].split() == status["Gid"].split() == ["0"] * 4
     assert status["Seccomp"] == ("2" if driver.single else status["Seccomp"])
+
+
+def test_the_cold_path_gives_the_same_start(driver: Driver, root: str) -> None:
+    """`gha-apptainer exec` in a process of its own, called with descriptors, signals, mask and variables of its own."""
+    made = driver.run("answer(held(%r, %s))" % (root, USR))
+
+    def unkind() -> None:
+        os.umask(0o077)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2, signal.SIGTERM])
+
+    reader, writer = os.pipe()
+    argv = driver.argv(str(SRC), "exec", "-w", "/opt", made, "/usr/bin/python3", "-I", "-c", START)
+    environ = driver.environ(SECRET=SENTINEL, LD_LIBRARY_PATH="/nowhere")
+    done = subprocess.run(argv, env=environ, capture_output=True, check=False, timeout=60, pass_fds=(reader, writer), preexec_fn=unkind)
+    os.close(reader)
+    os.close(writer)
+    assert done.returncode == 0, done.stderr.decode()
+    got = json.loads(done.stdout)
+    assert got["fd"] == [0, 1, 2] and got["umask"] == 0o022 and got["soft"] == got["hard"] and got["cwd"] == "/opt"
+    assert int(got["status"]["SigBlk"], 16) == 0 and int(got["status"]["SigIgn"], 16) & ~(1 << 12) & ~(1 << 24) == 0
+    assert int(got["status"]["CapBnd"], 16) & ~sum(1 << bit for bit in DOCKER_BITS) == 0 and got["status"]["NoNewPrivs"] == "1"
+    argv = driver.argv(str(SRC), "exec", "-e", "INPUT_A-B.C=a\nb", made, "/usr/bin/env", "-0")
+    done = subprocess.run(argv, env=environ, capture_output=True, check=False, timeout=60)
+    names = {one.split(b"=")[0] for one in done.stdout.rstrip(b"\0").split(b"\0")}
+    assert b"INPUT_A-B.C=a\nb" in done.stdout.split(b"\0") and SENTINEL.encode() not in done.stdout
+    assert names <= {b"INPUT_A-B.C", b"HOME", b"PATH", b"HOSTNAME"}, names
 
 
 def test_sigpipe_ends_a_command_as_in_a_shell(driver: Driver, root: str) -> None:
@@ -473,3 +508,111 @@ def test_a_host_without_tools_to_attack_is_no_excuse(driver: Driver, root: str) 
     )
     assert len(said[0]["out"].splitlines()) == 5
     assert shutil.which("python3")
+
+
+WRITABLE = r"""
+import json, os, stat, sys
+found = []
+def look(top):
+    for folder, folders, names in os.walk(top):
+        if top == "/proc" and folder == "/proc":
+            folders[:] = [name for name in folders if not name.isdigit() and name not in ("self", "thread-self")]
+        for name in names:
+            path = os.path.join(folder, name)
+            try:
+                if stat.S_ISREG(os.lstat(path).st_mode):
+                    os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+                    found.append(path)
+            except OSError:
+                pass
+look("/proc")
+look("/sys")
+nodes = [name for name in os.listdir("/dev") if stat.S_ISBLK(os.lstat("/dev/" + name).st_mode)]
+try:
+    os.mknod("/tmp/disk", stat.S_IFBLK | 0o600, os.makedev(8, 0))
+    made = stat.S_ISBLK(os.lstat("/tmp/disk").st_mode)
+except OSError:
+    made = False
+print(json.dumps({"writable": found, "blocks": nodes, "made": made}))
+"""
+
+
+def test_no_setting_of_the_kernel_can_be_written(driver: Driver, root: str) -> None:
+    """Root of an identity map is uid 0 to /proc/sys and /sys, which ask for the id and not for capabilities."""
+    said = driver.run("made = held(%r, %s)\nanswer(run(made, '/usr/bin/python3', '-c', %r))" % (root, USR, WRITABLE))
+    assert said["code"] == 0, said
+    got = json.loads(said["out"])
+    own = ("fs/mqueue/", "kernel/msg", "kernel/sem", "kernel/shm", "kernel/auto_msgmni", "kernel/ns_last_pid", "kernel/pid_max")
+    rooms = (
+        "/sys/",
+        "/proc/sys/",
+        "/proc/sysrq",
+        "/proc/irq/",
+        "/proc/bus/",
+        "/proc/fs/",
+        "/proc/scsi/",
+        "/proc/acpi/",
+        "/proc/mtrr",
+        "/proc/kc",
+    )
+    harmless = tuple("/proc/sys/" + name for name in own)  # of the container's own ipc and pid namespaces
+    assert [path for path in got["writable"] if path.startswith(rooms) and not path.startswith(harmless)] == []
+    assert got["blocks"] == [] and not got["made"]
+
+
+TRAPS = {
+    "etc": "etc -> CANARY",
+    "hosts": "etc/hosts -> CANARY/hosts",
+    "up": "etc/resolv.conf -> ../../../../../../../../../../CANARY/resolv",
+    "hostname": "etc/hostname -> /proc/self/root/CANARY/hostname",
+    "tmp": "tmp -> CANARY",
+    "var": "var -> CANARY",
+    "dev": "dev -> CANARY",
+    "proc": "proc -> CANARY",
+    "sys": "sys -> CANARY",
+    "scripts": ".singularity.d -> CANARY",
+    "script-folder": ".singularity.d/env/folder/",
+    "holder": ".gha-apptainer-holder -> CANARY/holder",
+    "holder-folder": ".gha-apptainer-holder/",
+    "libs": "opt -> CANARY",
+    "apt": "etc/apt/apt.conf.d -> CANARY",
+    "chain": "etc/hosts -> one; etc/one -> two; etc/two -> /CANARY/hosts",
+    "loop": "etc/hosts -> hosts",
+    "fifo": "etc/hosts |",
+    "passwd-fifo": "etc/passwd |",
+    "passwd-link": "etc/passwd -> CANARY/passwd",
+}
+
+
+@pytest.mark.parametrize("trap", TRAPS)
+def test_links_in_an_image_lead_nowhere_outside(driver: Driver, trap: str) -> None:
+    canary = driver.folder / "canary"
+    canary.mkdir()
+    (canary / "passwd").write_text("root:x:0:0::/canary:/bin/sh\n")
+    image = linked_usr(driver.images / "usr")
+    for line in TRAPS[trap].replace("/CANARY", "CANARY").replace("CANARY", str(canary)).split("; "):
+        name, _, target = line.partition(" ")
+        path = image / name.rstrip("/")
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        path.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if target == "|":
+            os.mkfifo(path)
+        elif target:
+            path.symlink_to(target[3:])
+        else:
+            path.mkdir()
+    driver.own(image)
+    driver.own(canary)
+    before = {name: os.lstat(canary / name).st_mtime_ns for name in os.listdir(canary)}
+    said = driver.run(
+        "try:\n    made = held(%r, mounts=(*USR, Mount(source='', target='/opt/tmpfs', kind='tmpfs')))\n"
+        "    answer(run(made, '/usr/bin/env', env=(('A', 'b'),)))\n"
+        "except GhaError as error:\n    answer({'refused': error.lines(), 'kind': type(error).__name__})" % str(image)
+    )
+    assert {name: os.lstat(canary / name).st_mtime_ns for name in os.listdir(canary)} == before
+    if "refused" in said:
+        assert "monitor failed" not in said["refused"][0], said
+    else:
+        assert said["code"] == (125 if trap == "dev" else 0) and "canary" not in said["out"], said

@@ -2,6 +2,7 @@
 
 Constants are those of linux/sched.h, linux/mount.h, linux/prctl.h and linux/capability.h; they are the same on x86_64 and aarch64.
 """
+
 from __future__ import annotations
 
 import ctypes
@@ -16,7 +17,7 @@ CLONE_NEWNET = 0x40000000
 CLONE_PARENT = 0x00008000
 SIGCHLD = 17
 
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC = 1, 2, 4, 32, 4096, 16384
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC = 1, 2, 4, 8, 32, 4096, 16384
 MS_PRIVATE, MS_SLAVE = 1 << 18, 1 << 19
 MNT_DETACH = 2
 
@@ -99,7 +100,7 @@ def close_from(first: int) -> None:
                 pass
 
 
-def close_others(keep: "set[int]") -> None:
+def close_others(keep: set[int]) -> None:
     """Close every descriptor that is not in `keep`."""
     for name in os.listdir("/proc/self/fd"):
         if int(name) not in keep:
@@ -164,6 +165,4 @@ class _Filter(ctypes.Structure):
 def install_filter(program: bytes) -> None:
     """Install a seccomp filter, an array of struct sock_filter (8 bytes each); needs no_new_privs first."""
     code = _Filter(len(program) // 8, program)
-    _check(
-        _libc.prctl(ctypes.c_int(PR_SET_SECCOMP), ctypes.c_ulong(SECCOMP_MODE_FILTER), ctypes.byref(code), None, None), "seccomp"
-    )
+    _check(_libc.prctl(ctypes.c_int(PR_SET_SECCOMP), ctypes.c_ulong(SECCOMP_MODE_FILTER), ctypes.byref(code), None, None), "seccomp")

@@ -1,7 +1,9 @@
 """What a monitor does between its first breath and a container that waits for commands."""
+
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import time
@@ -55,11 +57,8 @@ def fill_root(plan: StartPlan, root: Root, *, sandboxed_env: bool = True, one_id
     if plan.gpu:
         rootpaths.make_target(merged, GPU_LIBRARIES, directory=True)
     _write_inside(merged, HOLDER, programs.machine_programs(os.uname().machine).holder, 0o755)
-    binds: List[apptainer.Bind] = []
     done: List[Tuple[str, str]] = [("/", merged)]
-    for one in plan.placed:
-        binds.append(_place(one, merged, done))
-    return tuple(binds)
+    return tuple([_place(one, merged, done) for one in plan.placed])
 
 
 def _write_inside(merged: str, path: str, data: bytes, mode: int) -> None:
@@ -71,7 +70,7 @@ def _silence_image_scripts(merged: str) -> None:
     scripts = rootpaths.resolve(merged, "/.singularity.d/env")
     if os.path.isdir(scripts):
         for name in os.listdir(scripts):
-            os.unlink(os.path.join(scripts, name))
+            files.remove_tree(os.path.join(scripts, name))
 
 
 def _place(one: Placed, merged: str, done: List[Tuple[str, str]]) -> apptainer.Bind:
@@ -132,7 +131,7 @@ def hold(
     os.close(life_in)
     os.close(ready_out)
     try:
-        _await_ready(ready_in, starter, talk)
+        _await_ready(ready_in, talk)
         init = namespaces.find_init(starter)
         started = process.start_time(init)
         if not init or not started:
@@ -162,12 +161,12 @@ def _become_apptainer(argv: Tuple[str, ...], plan: StartPlan, ends: Tuple[int, i
         beside = os.path.dirname(host.apptainer)
         env = {"PATH": beside + ":" + process.BASE_PATH, "HOME": "/", "LANG": "C.UTF-8"}
         os.execve(argv[0], list(argv), env)
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001  # the only way out of a forked process
         os.write(2, files.encode("cannot start %s: %s\n" % (argv[0], error)))
     os._exit(127)
 
 
-def _await_ready(ready: int, starter: int, talk: str) -> None:
+def _await_ready(ready: int, talk: str) -> None:
     deadline = time.monotonic() + READY_LIMIT
     poller = select.poll()
     poller.register(ready, select.POLLIN | select.POLLHUP)
@@ -179,7 +178,9 @@ def _await_ready(ready: int, starter: int, talk: str) -> None:
             if os.read(ready, 1) == b"\n":
                 return
             raise EngineFailed(
-                "Apptainer could not start the container", cause=_said(talk) or "it gave no reason", remedy="gha-apptainer doctor checks this machine"
+                "Apptainer could not start the container",
+                cause=_said(talk) or "it gave no reason",
+                remedy="gha-apptainer doctor checks this machine",
             )
 
 
@@ -201,12 +202,14 @@ def shield(held: Held, *, read_only: bool, shield_kernel: bool) -> None:
     if child == 0:
         try:
             handle = os.open("/proc/%d/ns/mnt" % held.init, os.O_RDONLY | os.O_CLOEXEC)
+            host_self = os.open("/proc/self", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             kernel.setns(handle, kernel.CLONE_NEWNS)
             remount = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY
             for path in _SHIELDED if shield_kernel else ():
                 if os.path.exists(path):
                     kernel.mount(files.encode(path), files.encode(path), b"", kernel.MS_BIND | kernel.MS_REC)
-                    kernel.mount(b"none", files.encode(path), b"", remount | kernel.MS_NOSUID | kernel.MS_NODEV | 8)
+                    for place in _mounts_below(host_self, path):  # control groups lie below /sys, and a remount is not recursive
+                        kernel.mount(b"none", place, b"", remount | kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
             if read_only:
                 kernel.mount(b"none", b"/", b"", remount | kernel.MS_NOSUID | kernel.MS_NODEV)
             os._exit(0)
@@ -215,6 +218,16 @@ def shield(held: Held, *, read_only: bool, shield_kernel: bool) -> None:
     code = os.WEXITSTATUS(os.waitpid(child, 0)[1])
     if code:
         raise EngineFailed("cannot protect the container's root or kernel settings: %s" % os.strerror(code))
+
+
+def _mounts_below(host_self: int, path: str) -> Tuple[bytes, ...]:
+    """Mount points at and below a path, for a process that left its own /proc behind. man 5 proc_pid_mountinfo."""
+    handle = os.open("mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=host_self)
+    with os.fdopen(handle, "rb") as lines:
+        places = [line.split(b" ")[4] for line in lines]
+    plain = [re.sub(rb"\\([0-7]{3})", lambda code: bytes((int(code.group(1), 8),)), place) for place in places]
+    own = files.encode(path)
+    return tuple(sorted({place for place in plain if place == own or place.startswith(own + b"/")}))
 
 
 def end_starter(pid: int) -> None:
