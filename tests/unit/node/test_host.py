@@ -187,7 +187,7 @@ def test_another_apptainer_at_the_same_place_is_tried(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("more", [{"PATH": "/elsewhere"}, {"HOME": "/another"}, {"GHA_APPTAINER": "/bin/sh"}, {"XDG_CACHE_HOME": "/x"}])
-def test_another_environment_is_another_machine(machine: Machine, more: Dict[str, str]) -> None:
+def test_another_environment_is_another_machine(machine: Machine, more: Dict[str, Any]) -> None:
     machine.probe()
     machine.probe(**more)
     assert machine.tries == 2

@@ -14,6 +14,7 @@ from typing import Callable, Sequence, Tuple
 NEW_USER, NEW_MOUNT, NEW_PID, NEW_NET = 0x10000000, 0x00020000, 0x20000000, 0x40000000
 MOUNT_PRIVATE, MOUNT_RECURSIVE, MOUNT_BIND = 1 << 18, 16384, 4096
 _REAP_S = 2.0
+_END = b"\0"  # ends a whole answer
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -57,7 +58,7 @@ def answers(works: Sequence[Callable[[], str]], limit: float) -> Tuple[Answer, .
             for pipe in ready:
                 part = os.read(pipe, 65536)
                 heard[open_pipes[pipe]] += part
-                if not part:
+                if not part or part.endswith(_END):  # what the child has started may hold the pipe open for longer
                     del open_pipes[pipe]
     finally:
         for child, pipe in started:
@@ -68,7 +69,8 @@ def answers(works: Sequence[Callable[[], str]], limit: float) -> Tuple[Answer, .
 
 
 def _answer(heard: bytes, silence: str) -> Answer:
-    kind, text = heard[:1], heard[1:].decode("utf-8", "replace")
+    whole = heard.endswith(_END)
+    kind, text = heard[:1] if whole else b"", heard[1:-1].decode("utf-8", "replace") if whole else ""
     return Answer(text=text) if kind == b"+" else Answer(reason=text or silence)
 
 
@@ -92,7 +94,7 @@ def _start(work: Callable[[], str]) -> Tuple[int, int]:
     except BaseException as error:  # noqa: BLE001  # a forked child must never return into its parent's code
         said = "-%s: %s" % (type(error).__name__, error)
     try:
-        os.write(outer, said.encode("utf-8", "replace")[:60000])
+        os.write(outer, said.encode("utf-8", "replace")[:60000] + _END)
     finally:
         os._exit(0)
 
