@@ -8,6 +8,7 @@ import http.server
 import socket
 import threading
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Tuple
 
@@ -102,7 +103,7 @@ def test_redirect_leads_to_http_only(server: Server, target: str) -> None:
 
 def test_redirect_from_https_to_http_is_refused() -> None:
     handler = node_http._Redirects()
-    asked = node_http.urllib.request.Request("https://registry.example/v2/x")
+    asked = urllib.request.Request("https://registry.example/v2/x")
     with pytest.raises(node_http.Unreachable, match="plain http"):
         handler.redirect_request(asked, None, 307, "", None, "http://elsewhere.example/x")  # type: ignore[arg-type]  # unused there
 
@@ -166,9 +167,11 @@ def test_error_status_leaves_no_file(server: Server, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_full_disk_is_named(server: Server) -> None:
-    with pytest.raises(DiskFull, match="/dev/full"):
-        node_http.download(server.url, "/dev/full", sha256=SHA, retry=node_http.NO_RETRY)
+def test_full_disk_is_named(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "x").symlink_to("/dev/full")  # the link goes with the failed download, the device stays
+    with pytest.raises(DiskFull, match=str(tmp_path / "x")):
+        node_http.download(server.url, str(tmp_path / "x"), sha256=SHA, retry=node_http.NO_RETRY)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_silent_server_has_a_limit() -> None:

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import os
 import random
-import socket
 import threading
 import time
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Callable, Optional, Sequence, Type, TypeVar, Union
 
-from gha_apptainer.domain.documents import from_json, to_json
-from gha_apptainer.domain.errors import GhaError, TimedOut, Untrusted
-from gha_apptainer.node.files import decode, encode, read_whole, write_once, write_whole
-from gha_apptainer.node.process import alive, start_time
+from gha_apptainer.domain.documents import to_json
+from gha_apptainer.domain.errors import GhaError, TimedOut
+from gha_apptainer.node.files import encode, write_once, write_whole
+from gha_apptainer.node.images.holder import Holder, myself, read_holder
 
 RENEW = 10.0
 """Seconds between two signs of life of a holder."""
@@ -30,47 +28,6 @@ WAIT_LIMIT = 4 * 3600.0
 _LONGEST_POLL = 2.0
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Holder:
-    """The content of a lease: a process, named so that others on its host can tell whether it lives, and its count of signs of life."""
-
-    host: str
-    boot_id: str
-    pid_namespace: str
-    pid: int
-    started: int
-    token: str
-    count: int = 0
-
-    def __str__(self) -> str:
-        return "process %d on %s" % (self.pid, self.host)
-
-    def known_dead(self, me: Holder) -> bool:
-        """Whether it can be told from here that the process is gone; False where it cannot be told."""
-        same = (self.boot_id, self.pid_namespace) == (me.boot_id, me.pid_namespace)
-        return same and not alive(self.pid, self.started)
-
-
-def myself() -> Holder:
-    """This process as a holder, with a new random token."""
-    try:
-        boot_id = decode(read_whole("/proc/sys/kernel/random/boot_id")).strip()
-        namespace = os.readlink("/proc/self/ns/pid")
-    except (OSError, GhaError):
-        boot_id, namespace = "", "unknown"
-    return Holder(socket.gethostname(), boot_id, namespace, os.getpid(), start_time(os.getpid()), os.urandom(8).hex())
-
-
-def read_holder(path: str) -> Optional[Holder]:
-    """Who holds the lease at `path`; None where nobody does. A file that is no lease reads as a holder of nothing."""
-    try:
-        return from_json(Holder, decode(read_whole(path, limit=1 << 16)))
-    except FileNotFoundError:
-        return None
-    except Untrusted:
-        return Holder("an unreadable lease", "", "", 0, 0, "")
 
 
 class Lease:

@@ -14,7 +14,8 @@ from gha_apptainer.domain.images import SANDBOX, OciConfig
 from gha_apptainer.node import apptainer, process
 from gha_apptainer.node.files import encode, remove_tree, tree_size, write_whole
 from gha_apptainer.node.http import USUAL, Retry
-from gha_apptainer.node.images.leases import Ticker, myself
+from gha_apptainer.node.images.holder import myself
+from gha_apptainer.node.images.leases import Ticker
 from gha_apptainer.node.images.progress import Progress
 from gha_apptainer.node.images.sif import read_sif, sif_config
 from gha_apptainer.node.images.store import ROOTFS_NAMES, Store, StoredImage

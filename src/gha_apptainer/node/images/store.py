@@ -15,7 +15,6 @@ moved away and fetched again. Sandboxes are closed to other users, because image
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import stat
@@ -30,7 +29,7 @@ from gha_apptainer.domain.image_refs import ImageRef
 from gha_apptainer.domain.images import SANDBOX, SIF, Digest, Image, OciConfig
 from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.node.files import decode, encode, read_whole, remove_tree, tree_size, write_whole
-from gha_apptainer.node.images.leases import Holder, myself, read_holder
+from gha_apptainer.node.images.holder import Holder, myself, read_holder
 from gha_apptainer.node.images.sif import read_sif
 
 ROOTFS_NAMES = {SANDBOX: "rootfs", SIF: "image.sif"}
@@ -38,6 +37,8 @@ RECOUNT_AFTER = 86400.0
 """Seconds without use after which a sandbox's files are counted again."""
 WORK_EXPIRY = 3600.0
 """Seconds without a sign of life after which unfinished work of another host is removed."""
+_NAME_LIMIT = 160
+"""Characters of a reference that become a file's name as they are; 255 is the most that file systems take, and each / takes three."""
 _PARTS = ("images", "refs", "leases", "uses", "work", "trash")
 
 
@@ -124,10 +125,13 @@ class Store:
 
     def ref_key(self, ref: ImageRef, platform: str) -> str:
         """The name under which a reference's meaning is kept: a pinned one by its digest alone."""
-        text = "%s@%s" % (ref.name, ref.digest) if ref.digest else str(ref)
-        import hashlib  # slow to load, and a warm start of a path needs none of it
+        text = "%s://%s@%s" % (ref.transport, ref.name, ref.digest) if ref.digest else str(ref)
+        key = "%s %s" % (text, platform)
+        if len(key) > _NAME_LIMIT:
+            import hashlib  # slow to load, and a usual name does not need it
 
-        return hashlib.sha256(encode("%s %s %s" % (ref.transport, text, platform))).hexdigest()
+            key = hashlib.sha256(encode(key)).hexdigest()
+        return key.replace("%", "%25").replace("/", "%2F")
 
     def remember(self, ref: ImageRef, platform: str, digest: str) -> None:
         """Note what `ref` was resolved to."""
@@ -325,6 +329,8 @@ def age(path: str) -> float:
 
 def sync_file_system(path: str) -> None:
     """syncfs(2) of the file system that holds `path`: thousands of small files at once. Raises DiskFull where space or quota ran out."""
+    import ctypes  # slow to load, and only a pull needs it
+
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         libc = ctypes.CDLL(None, use_errno=True)

@@ -1,7 +1,6 @@
 """Route cvmfs: the image lies unpacked on CVMFS; nothing is downloaded but the files that are read."""
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from typing import Optional, Tuple
@@ -113,10 +112,16 @@ def _needs_proof(question: Question) -> str:
     return ""
 
 
+def _sha256(data: bytes) -> str:
+    import hashlib  # slow to load, and most starts need none
+
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
 def _proves(seen: Seen, digest: str) -> bool:
     """Whether the publisher's copy of the manifest is, byte for byte, the one with this digest, and names this very tree."""
     data = encode(seen.manifest)
-    if not data or "sha256:" + hashlib.sha256(data).hexdigest() != digest:
+    if not data or _sha256(data) != digest:
         return False
     try:
         config = load_object(data, "manifest").get("config")
@@ -133,7 +138,7 @@ def _config(errand: Errand, digest: Digest, seen: Seen) -> Tuple[OciConfig, bool
     kept = os.path.join(question.host.state_dir, "configs", digest.text.partition(":")[2])
     try:
         data = read_whole(kept)
-        if "sha256:" + hashlib.sha256(data).hexdigest() == digest.text:
+        if _sha256(data) == digest.text:
             return parse_config(data), True
     except (OSError, GhaError):
         pass

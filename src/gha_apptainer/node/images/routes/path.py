@@ -1,7 +1,6 @@
 """Route path: the reference itself is a SIF or an unpacked directory."""
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 
@@ -80,6 +79,8 @@ def check_readable(path: str) -> None:
 
 def digest_of_file(path: str, host: HostFacts) -> Digest:
     """The sha256 of a file, remembered by its identity, size and times, because a SIF of a gigabyte takes two seconds."""
+    import hashlib  # slow to load, and an unpacked directory does not need it
+
     state = os.stat(path)
     identity = "%s %d %d %d %d %d" % (path, state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
     note = os.path.join(host.state_dir, "digests", hashlib.sha256(encode(identity)).hexdigest())
