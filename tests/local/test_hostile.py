@@ -451,7 +451,6 @@ ENVIRONMENT = (
 )  # fmt: skip
 
 
-@pytest.mark.case("apptainer-1")
 def test_the_environment_arrives_byte_for_byte(driver: Driver, root: str) -> None:
     said = driver.run(
         "made = held(%r, %s)\n"
