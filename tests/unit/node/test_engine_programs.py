@@ -11,7 +11,6 @@ import subprocess
 import sys
 import types
 
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -28,16 +28,22 @@ def host(**given: Any) -> HostDescription:
     return HostDescription(**values)
 
 
-UBUNTU = {"os_ids": ("ubuntu", "debian"), "version": "24.04", "pretty": "Ubuntu 24.04.1 LTS", "archives": ("Ubuntu",)}
-ALMA = {
+UBUNTU: dict[str, Any] = {"os_ids": ("ubuntu", "debian"), "version": "24.04", "pretty": "Ubuntu 24.04.1 LTS", "archives": ("Ubuntu",)}
+ALMA: dict[str, Any] = {
     "os_ids": ("almalinux", "rhel", "centos", "fedora"),
     "version": "9.4",
     "pretty": "AlmaLinux 9.4",
     "commands": ("tar", "dnf"),
     "archives": (),
 }
-FEDORA = {"os_ids": ("fedora",), "version": "41", "pretty": "Fedora Linux 41", "commands": ("tar", "dnf"), "archives": ()}
-CENTOS7 = {"os_ids": ("centos", "rhel", "fedora"), "version": "7", "pretty": "CentOS Linux 7", "commands": ("tar", "yum"), "archives": ()}
+FEDORA: dict[str, Any] = {"os_ids": ("fedora",), "version": "41", "pretty": "Fedora Linux 41", "commands": ("tar", "dnf"), "archives": ()}
+CENTOS7: dict[str, Any] = {
+    "os_ids": ("centos", "rhel", "fedora"),
+    "version": "7",
+    "pretty": "CentOS Linux 7",
+    "commands": ("tar", "yum"),
+    "archives": (),
+}
 
 
 def planned(change_system: bool = False, **given: Any) -> ProvisionPlan:
