@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
+from gha_apptainer.cli.config import schema
 from gha_apptainer.domain.docker_table import APPROXIMATE, CREATE, EXEC, REFUSED, RUN, VERBS, Option, options_of
+from gha_apptainer.domain.documents import plain
+from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.node.host.checks.catalogue import CATALOGUE
 
 
@@ -52,3 +56,15 @@ def _meaning(row: Option) -> str:
 def doctor_checks() -> str:
     """Every check of `gha-apptainer doctor`; a part of docs/reference/doctor.md."""
     return _table(("check", "what is done", "what needs it"), [("`%s`" % one.id, one.does, one.matters) for one in CATALOGUE])
+
+
+def settings() -> str:
+    """Every setting of a site, from the schema that checks it: the generated part of docs/reference/settings.md."""
+    defaults = plain(NodeSettings())
+    rows = []
+    properties = schema()["properties"]
+    assert isinstance(properties, dict)
+    for name, row in properties.items():
+        value = defaults[name]
+        rows.append(("`%s`" % name, "`%s`" % json.dumps(value) if value not in ("", [], {}) else "", row["description"]))
+    return _table(("setting", "default", "meaning"), rows).rstrip("\n")

@@ -146,7 +146,7 @@ def _tmpfs(draft: Draft, flag: str, value: str) -> None:
     draft.mounts.append(values.tmpfs(flag, value, draft.warn))
 
 
-_SHM = "/dev/shm"  # noqa: S108  # a mount point inside, not a file of ours
+_SHM = "/dev/shm"  # a mount point inside, not a file of ours
 
 
 def _shm_size(draft: Draft, flag: str, value: str) -> None:

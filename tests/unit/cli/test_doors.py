@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -15,7 +16,7 @@ import pytest
 import gha_apptainer
 from gha_apptainer import cli
 from gha_apptainer.cli import clicking
-from gha_apptainer.cli.reference import docker_options
+from gha_apptainer.cli.reference import docker_options, settings
 from gha_apptainer.domain.errors import InputError
 from gha_apptainer.node import main as node
 
@@ -108,6 +109,6 @@ def test_versions_agree() -> None:
     assert project.get("version", gha_apptainer.__version__) == gha_apptainer.__version__
 
 
-def test_the_page_of_options_says_what_the_table_says() -> None:
-    page = (ROOT / "docs/reference/docker-options.md").read_text("utf-8")
-    assert docker_options() in page, "run scripts/generate-docs"
+@pytest.mark.parametrize("page, part", [("docker-options", docker_options), ("settings", settings)])
+def test_pages_say_what_the_code_says(page: str, part: Callable[[], str]) -> None:
+    assert part() in (ROOT / ("docs/reference/%s.md" % page)).read_text("utf-8"), "run scripts/generate-docs"
