@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 
 from gha_apptainer.domain.action_inputs import CALLER_OUTPUT, ENV_CONTEXT, INPUTS, OUTPUTS, Input
 
 STEP = "container"
 _HEAD = """\
-# Made from src/gha_apptainer/domain/action_inputs.py by `python -m gha_apptainer.cli.action_files`; a test compares.
+# Made from src/gha_apptainer/domain/action_inputs.py by scripts/generate-docs; a test compares.
 name: Apptainer container step
 description: %s
 author: gha-apptainer contributors
@@ -107,16 +106,3 @@ def reference_page() -> str:
         "## Outputs\n\n%s\n"
         "What the step writes to `GITHUB_OUTPUT` comes besides, under the names that it chose.\n"
     ) % (inputs_table(), aliases_table(), outputs_table())
-
-
-def main() -> None:
-    """Write the files into the checkout that this module lies in."""
-    top = Path(__file__).resolve().parents[3]
-    for name, text in {**files(), "docs/reference/action.md": reference_page()}.items():
-        target = top / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

@@ -177,3 +177,20 @@ def exec_argv(
     for bind in binds:
         argv += ["--mount", mount_option(bind)]
     return (*argv, root, *program)
+
+
+def reproduce_argv(
+    image: str, binds: Tuple[Bind, ...], cwd: str, program: Args, *, gpu: str = "", root: bool = False, writable: bool = True
+) -> Tuple[Args, int]:
+    """What a person types on a login node for about the same, and the place of the image in it. `image` is a path or docker://…@digest.
+
+    It leans on nothing of ours: where that Apptainer has other rules, for root or for writing, it says so itself.
+    """
+    argv = ["apptainer", "exec", "--containall", "--no-home"]
+    argv += ["--fakeroot"] if root else []
+    argv += ["--writable-tmpfs"] if writable else []
+    argv += {"nvidia": ["--nv"], "rocm": ["--rocm"]}.get(gpu, [])
+    for bind in binds:
+        argv += ["--mount", mount_option(bind)]
+    argv += ["--pwd", cwd]
+    return (*argv, image, *program), len(argv)

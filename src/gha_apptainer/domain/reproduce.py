@@ -1,0 +1,39 @@
+"""The line by which a person does on a login node what a step did, as near as plain Apptainer comes, without values of variables."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import Tuple
+
+from gha_apptainer.domain.containers import Args, Env
+from gha_apptainer.domain.shells import PLACE, Script
+
+LIMIT = 4000
+"""Scripts longer than this many characters are named, not quoted."""
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_TAKE_TEXT = ("bash", "sh", "dash", "zsh", "ksh", "python", "python3")
+
+
+def inline(script: Script, setup: str) -> Args:
+    """The step's command with its lines as an argument instead of a file that is gone; `setup` is sourced before them if given."""
+    if script.argv[:2] == ("sh", "-c"):
+        inner: Args = ("bash", "-e", "-c", script.text)
+    elif script.argv[0] in _TAKE_TEXT and script.argv[-1] == PLACE and len(script.text) <= LIMIT:
+        inner = (*script.argv[:-1], "-c", script.text)
+    else:
+        inner = script.command("./step" + script.extension)
+    if len(script.text) > LIMIT:
+        inner = tuple("<the step's %d characters>" % len(script.text) if word == script.text else word for word in inner)
+    return ("bash", "-c", '. "$0"; exec "$@"', setup, *inner) if setup else inner
+
+
+def variable_options(env: Env) -> Tuple[str, ...]:
+    """`--env NAME="$NAME"` for each variable: the values are the reader's own, because any of them may be a secret."""
+    return tuple('--env %s="$%s"' % (name, name) for name, _ in env if _IDENTIFIER.fullmatch(name))
+
+
+def line(argv: Args, variables: Tuple[str, ...], at: int) -> str:
+    """The command as one line for a shell; `variables` stand before argument number `at`."""
+    quoted = [shlex.quote(word) for word in argv]
+    return " ".join([*quoted[:at], *variables, *quoted[at:]])

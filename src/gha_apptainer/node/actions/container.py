@@ -1,0 +1,307 @@
+"""The container action: one step, from its environment to its exit code."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Dict, Mapping, Optional, Tuple
+
+from gha_apptainer.domain.action_inputs import CALLER_OUTPUT, PREFIX, from_variables, parse_inputs
+from gha_apptainer.domain.container_specs import DEFAULT_PATH, GPU_MASKS, check_sources, container_spec
+from gha_apptainer.domain.containers import GPU_NONE, ContainerSpec, ExitStatus, Mount, Owner, Stdio
+from gha_apptainer.domain.errors import GhaError, InputError, disk_full, is_disk_full
+from gha_apptainer.domain.hosts import HostFacts
+from gha_apptainer.domain.image_refs import DOCKER, parse
+from gha_apptainer.domain.images import Image
+from gha_apptainer.domain.reproduce import inline, line, variable_options
+from gha_apptainer.domain.settings import NodeSettings
+from gha_apptainer.domain.step_environments import path_of
+from gha_apptainer.domain.step_records import StepRecord, cancelled, card_rows, verdict
+from gha_apptainer.domain.verdicts import Verdict, Word
+from gha_apptainer.node import apptainer, files, process
+from gha_apptainer.node.actions import cancelling, surroundings
+from gha_apptainer.node.actions.hosting import fit_host
+from gha_apptainer.node.actions.planning import CVMFS, StepPlan, plan_step
+from gha_apptainer.node.actions.results import RESULTS, publish
+from gha_apptainer.node.report import Progress, Report, add_outputs, add_summary, card
+from gha_apptainer.node.volumes import cvmfs
+
+if TYPE_CHECKING:
+    from gha_apptainer.node.engine.protocol import Engine
+
+
+class ContainerStep:
+    """One step's walk. Tests give an engine, facts and settings of their own."""
+
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        report: Report,
+        *,
+        engine: Optional[Engine] = None,
+        host: Optional[HostFacts] = None,
+        settings: Optional[NodeSettings] = None,
+    ) -> None:
+        self.environ = environ
+        self.report = report
+        self._engine = engine
+        self._host = host
+        self._settings = settings
+        self._record = StepRecord(step=environ.get("GITHUB_ACTION", ""), node=os.uname().nodename, started=time.time())
+        self._revisions = ""
+
+    def run(self) -> int:
+        """Do everything; the exit code of the step. Errors are told here, in one annotation each."""
+        with cancelling.listening():
+            try:
+                ended = self._guarded()
+            except cancelling.Cancelled as stop:
+                ended = cancelled(stop.number)
+            cancelling.deaf()
+            return self._finish(ended)
+
+    def _guarded(self) -> Verdict:
+        try:
+            return self._walk()
+        except OSError as error:
+            told = disk_full(error, str(error.filename or "a file")) if is_disk_full(error) else _internal(error)
+        except GhaError as error:
+            told = error
+        except Exception as error:  # noqa: BLE001  # the door: whatever comes is told, and fails the step
+            told = _internal(error)
+        word = {76: Word.IMAGE, 71: Word.REFUSED, 72: Word.REFUSED}.get(told.exit_code, Word.FAILED)
+        self.report.failed(told)
+        self._record = replace(self._record, cause=told.what)
+        return Verdict(word, 125, told.what, told.remedy)
+
+    # the phases
+
+    def _walk(self) -> Verdict:
+        self.report.mask(self.environ.get(PREFIX + "PASSWORD", ""))
+        with _Folder(self._temporary()) as folder:
+            with self.report.group("Container step: inputs and machine"):
+                plan = self._plan(folder)
+                host, settings = self._machine(plan)
+            mounts = self._cvmfs(plan, settings)
+            with self.report.group("Image %s" % plan.asked.image):
+                image = self._image(plan, host, settings)
+            spec = self._spec(plan, image, host, mounts)
+            return self._execute(plan, spec, host, settings)
+
+    def _temporary(self) -> str:
+        chosen = self.environ.get("RUNNER_TEMP", "")
+        return chosen if chosen.startswith("/") and os.path.isdir(chosen) else tempfile.gettempdir()
+
+    def _plan(self, folder: str) -> StepPlan:
+        inputs = parse_inputs(from_variables(self.environ), self.environ)
+        plan = plan_step(
+            inputs,
+            self.environ,
+            machine=os.uname().machine,
+            folder=folder,
+            exists=os.path.exists,
+            runner=surroundings.runner_environment(),
+        )
+        for note in plan.notes:
+            self.report.warning("container step", note)
+        if plan.asked.workdir == plan.workspace and not os.path.isdir(plan.workspace):
+            raise InputError("GITHUB_WORKSPACE does not exist: %s" % plan.workspace)
+        self.report.line("image %s (%s), in %s" % (plan.asked.image, plan.image_from, plan.asked.workdir))
+        return plan
+
+    def _machine(self, plan: StepPlan) -> Tuple[HostFacts, NodeSettings]:
+        from gha_apptainer.node import host as prober
+
+        settings = self._settings if self._settings is not None else prober.load_settings(self.environ)
+        settings = replace(settings, store=plan.cache_dir or settings.store, layers=plan.scratch or settings.layers)
+        for path in (plan.cache_dir, plan.scratch):
+            if path:
+                os.makedirs(path, exist_ok=True)
+        host = self._host if self._host is not None else fit_host(settings, self.environ, self.report, change=plan.setup == "auto")
+        name, count = surroundings.processor()
+        self._record = replace(self._record, image=plan.asked.image, node=host.hostname, cpu=name, cpus=count)
+        self.report.line("node %s, Apptainer %s at %s" % (host.hostname, host.apptainer_version, host.apptainer))
+        return host, settings
+
+    def _cvmfs(self, plan: StepPlan, settings: NodeSettings) -> Tuple[Mount, ...]:
+        """Read every repository that the step needs; the step's mounts, /cvmfs as it was found."""
+        mounts = plan.asked.mounts
+        if not plan.repositories:
+            return mounts
+        with self.report.group("CVMFS %s" % ", ".join(plan.repositories)):
+            found = cvmfs.read_repositories(plan.repositories, settings.cvmfs_aliases, self.environ)
+            for one in found:
+                self.report.line("%s: %s, revision %s" % (one.name, one.path, one.revision or "unknown"))
+            self._record = replace(self._record, cvmfs={one.name: one.revision for one in found})
+            self._revisions = cvmfs.revisions(found)
+            places = {"%s/%s" % (CVMFS, one.name): one.path for one in found}
+            if plan.view is not None:
+                self._check_view(plan, places)
+        if all(one.how == cvmfs.HERE for one in found):
+            return mounts
+        # a mount point cannot be made in autofs, so the repositories are mounted one by one
+        self.report.line("inside, %s holds only: %s" % (CVMFS, ", ".join(one.name for one in found)))
+        kept = tuple(one for one in mounts if one.target != CVMFS)
+        return (*kept, *(Mount(source=path, target=target, read_only=True) for target, path in places.items()))
+
+    def _check_view(self, plan: StepPlan, places: Mapping[str, str]) -> None:
+        """A view that is not there is an error of the input's, and told before an image is fetched."""
+        assert plan.view is not None
+        for path in (plan.view.path, plan.view.setup):
+            outside = path
+            for target, source in places.items():
+                if path == target or path.startswith(target + "/"):
+                    outside = source + path[len(target) :]
+            if not cvmfs.exists(outside):
+                raise InputError(
+                    "there is no %s on this machine" % path,
+                    cause="release or platform is misspelt, or was never built",
+                    remedy="look for it with: ls %s" % os.path.dirname(plan.view.path),
+                )
+
+    def _image(self, plan: StepPlan, host: HostFacts, settings: NodeSettings) -> Image:
+        from gha_apptainer.node import images
+
+        route = images.plan(parse(plan.asked.image, plan.workspace), plan.asked.pull, settings, host)
+        image = images.fetch(route, plan.login, Progress(self.report, terminal=False))
+        self._record = replace(self._record, image=image.reference, digest=image.digest.text, route=image.route, where=image.rootfs)
+        return image
+
+    def _spec(self, plan: StepPlan, image: Image, host: HostFacts, mounts: Tuple[Mount, ...]) -> ContainerSpec:
+        path = path_of(plan.paths, plan.env_context, plan.env_input, image.config.env, DEFAULT_PATH)
+        env = (*(pair for pair in plan.asked.env if pair[0] != "PATH"), ("PATH", path))
+        owner = Owner(host.hostname, host.boot_id, "action:" + os.path.basename(plan.folder), os.getpid(), process.start_time(os.getpid()))
+        masks = {name: self.environ[name] for name in GPU_MASKS if name in self.environ}
+        spec = container_spec(image, replace(plan.asked, env=env, mounts=mounts), host, owner, gpu_masks=masks)
+        check_sources(spec.mounts, os.path.lexists)
+        if spec.gpu != GPU_NONE:
+            name, _ = surroundings.graphics(spec.gpu, self.environ)
+            self._record = replace(self._record, gpu=name or spec.gpu)
+            self.report.notice("GPU", "the container has the GPU of this node: %s" % (name or spec.gpu))
+        return spec
+
+    def _execute(self, plan: StepPlan, spec: ContainerSpec, host: HostFacts, settings: NodeSettings) -> Verdict:
+        assert spec.main is not None
+        readable = 0o755 if spec.main.user not in ("", "0", "root", "0:0", "root:root") else 0o700
+        os.chmod(plan.folder, readable)
+        for path, text in plan.files:
+            files.write_whole(path, files.encode(text), mode=readable & 0o755)
+        self._record = replace(self._record, command=self._command(plan, spec))
+        self.report.line("Run %s" % " ".join(spec.main.argv[-3:] if plan.script else spec.main.argv))
+        started = time.time()
+        status = self._open_engine(host, settings).run(spec, "", Stdio(-1, 1, 2), grace=cancelling.GRACE)
+        return self._ended(status, started)
+
+    def _open_engine(self, host: HostFacts, settings: NodeSettings) -> Engine:
+        if self._engine is not None:
+            return self._engine
+        from gha_apptainer.node.engine.containers import open_engine
+
+        return open_engine(host, settings)
+
+    def _ended(self, status: ExitStatus, started: float) -> Verdict:
+        ended = verdict(status)
+        self._record = replace(
+            self._record,
+            cause=ended.cause,
+            started=status.started or started,
+            finished=status.finished or time.time(),
+            peak_memory=status.peak_memory,
+            cpu_seconds=status.cpu_seconds,
+        )
+        if ended.word != Word.SUCCEEDED:
+            self.report.error("container step %s" % ended.word.name.lower(), [one for one in (ended.cause, ended.remedy) if one])
+            self.report.line("reproduce here (on a login node): " + self._record.command)
+        return ended
+
+    def _command(self, plan: StepPlan, spec: ContainerSpec) -> str:
+        """The reproduce-here line."""
+        assert spec.main is not None
+        image, ref = spec.image, parse(plan.asked.image, plan.workspace)
+        named = image.rootfs
+        if image.route in ("registry", "store") and ref.transport == DOCKER and image.digest.kind in ("manifest", "index"):
+            named = "docker://%s@%s" % (ref.name, image.digest.text)
+        mounts = tuple(one for one in spec.mounts if one.kind == "bind" and one.target != plan.folder)
+        commands = {self.environ.get(name) for name in self.environ if name.startswith("GITHUB_")} - {plan.workspace}
+        binds = tuple(apptainer.Bind(one.source, one.target, one.read_only) for one in mounts if one.target not in commands)
+        program = inline(plan.script, plan.setup_script) if plan.script else spec.main.argv
+        root = spec.main.user in ("", "0", "root", "0:0", "root:root")
+        gpu = "" if spec.gpu == GPU_NONE else spec.gpu
+        argv, at = apptainer.reproduce_argv(named, binds, spec.main.cwd, program, gpu=gpu, root=root, writable=spec.writable)
+        return line(argv, variable_options(plan.env_context + plan.env_input), at)
+
+    # the end
+
+    def _finish(self, ended: Verdict) -> int:
+        """Record, outputs, summary; the exit code. What cannot be written turns success into failure, never the other way."""
+        code = 125 if ended.exit_code is None else ended.exit_code
+        record = replace(self._record, word=ended.word.name, exit_code=code, cause=self._record.cause or ended.cause)
+        if not record.finished:
+            record = replace(record, finished=time.time())
+        try:
+            code = publish(record, self.environ.get(RESULTS, "") or self._temporary(), keep=bool(self.environ.get(RESULTS)))
+            self._outputs(replace(record, exit_code=code))
+            self._summary(record)
+        except (OSError, GhaError) as error:
+            lines = error.lines() if isinstance(error, GhaError) else ("%s: %s" % (error.filename, error.strerror),)
+            self.report.error("no record of the step", ("its result could not be written, so it counts as failed", *lines))
+            return code or 125
+        return code
+
+    def _outputs(self, record: StepRecord) -> None:
+        path = self.environ.get("GITHUB_OUTPUT", "")
+        if not path:
+            return
+        self._to_caller(path)
+        values: Dict[str, str] = {
+            "exit-code": str(record.exit_code),
+            "image-digest": record.digest,
+            "image-source": "%s %s" % (record.route, record.where) if record.route else "",
+            "cvmfs-revisions": self._revisions,
+            "command": record.command,
+        }
+        add_outputs(path, values)
+
+    def _to_caller(self, own: str) -> None:
+        """What the step wrote belongs to the step that calls the action; where the runner gives that a file of its own, it is copied."""
+        caller = self.environ.get(CALLER_OUTPUT, "")
+        if not caller or os.path.dirname(caller) != os.path.dirname(own) or os.path.realpath(caller) == os.path.realpath(own):
+            return
+        if not os.path.isfile(caller):
+            return
+        data = files.read_whole(own)
+        with open(caller, "ab") as handle:
+            handle.write(data)
+
+    def _summary(self, record: StepRecord) -> None:
+        path = self.environ.get("GITHUB_STEP_SUMMARY", "")
+        if not path:
+            return
+        if record.gpu:
+            record = replace(record, gpu_use=surroundings.graphics("nvidia", self.environ)[1])
+        if not add_summary(path, card("Container step: %s" % (record.step or record.image), card_rows(record))):
+            self.report.line("the job summary is full, the step's card is left out")
+
+
+def _internal(error: Exception) -> GhaError:
+    return GhaError(
+        "internal error: %s: %s" % (type(error).__name__, error), remedy="set GHA_APPTAINER_TRACE=1 for the traceback, and report it"
+    )
+
+
+class _Folder:
+    """A private directory for the step's files, gone afterwards."""
+
+    def __init__(self, parent: str) -> None:
+        self._parent = parent
+        self._path = ""
+
+    def __enter__(self) -> str:
+        self._path = tempfile.mkdtemp(prefix="gha-apptainer-", dir=self._parent)
+        return self._path
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self._path, ignore_errors=True)
