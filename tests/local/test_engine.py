@@ -1,5 +1,7 @@
 """Containers from create to remove, on real Apptainer, as root and as an ordinary user: what `docker run` and `docker exec` promise."""
 
+# ruff: noqa: E501  # scripts for other processes stand here line by line
+
 from __future__ import annotations
 
 import os
@@ -11,7 +13,6 @@ from typing import Any
 
 import pytest
 from driving import Driver, linked_usr
-
 
 WAIT = 30.0
 
@@ -131,7 +132,7 @@ def test_a_read_only_root_is_read_only_and_tmp_is_not(driver: Driver) -> None:
 
 
 def test_mounts_appear_where_the_image_has_nothing(driver: Driver) -> None:
-    source = driver.images / "in, put:\"q\""
+    source = driver.images / 'in, put:"q"'
     source.mkdir()
     (source / "a").write_text("bound")
     driver.own(source)
@@ -202,11 +203,15 @@ def test_own_pid_namespace_hostname_hosts_and_tmp(driver: Driver) -> None:
     assert int(lines[6]) < 8
 
 
-@pytest.mark.parametrize(("user", "said"), [("", "0:0 /root"), ("1234", "1234:1234 /opt"), ("worker", "1234:1234 /opt"), ("77:88", "77:88 /"), ("0:5", "0:5 /root")])
+@pytest.mark.parametrize(
+    ("user", "said"),
+    [("", "0:0 /root"), ("1234", "1234:1234 /opt"), ("worker", "1234:1234 /opt"), ("77:88", "77:88 /"), ("0:5", "0:5 /root")],
+)
 def test_users_are_found_as_docker_finds_them(driver: Driver, user: str, said: str) -> None:
     root = _root(driver)
     found = driver.run(
-        "made = held(%r, mounts=(%s,))\nanswer(run(made, '/usr/bin/sh', '-c', 'echo $(id -u):$(id -g) $HOME', user=%r))" % (root, _usr(), user)
+        "made = held(%r, mounts=(%s,))\nanswer(run(made, '/usr/bin/sh', '-c', 'echo $(id -u):$(id -g) $HOME', user=%r))"
+        % (root, _usr(), user)
     )
     assert found["out"] == said + "\n", found
 
@@ -233,14 +238,15 @@ def test_logs_tell_streams_apart_follow_and_rotate_in_bounded_space(driver: Driv
     root = _root(driver)
     said = driver.run(
         "import dataclasses\n"
-        "engine = ApptainerEngine(facts, dataclasses.replace(settings, log_bytes=50000, log_files=3), overlay_reason=lambda a, b: '', sif_offset=lambda p: 0)\n"
+        "engine = open_engine(facts, dataclasses.replace(settings, log_bytes=50000, log_files=3))\n"
         "text = 'echo err >&2; i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done; printf %%s end'\n"
         "made = engine.create(spec(%r, main=ExecRequest(argv=('/usr/bin/sh', '-c', text), env=PATH), mounts=(%s,)))\n"
         "engine.start(made)\n"
         "lines = list(engine.logs(made, follow=True))\n"
         "kept = list(engine.logs(made, tail=3))\n"
         "size = sum(os.path.getsize(os.path.join(facts.state_dir, 'containers', made, 'log', n)) for n in os.listdir(os.path.join(facts.state_dir, 'containers', made, 'log')))\n"
-        "answer([lines[0].stream if lines else '', [line.text.decode() for line in kept], kept[-1].partial, size, engine.wait(made, 20).exit_code])" % (root, _usr())
+        "answer([lines[0].stream if lines else '', [line.text.decode() for line in kept], kept[-1].partial, size, engine.wait(made, 20).exit_code])"
+        % (root, _usr())
     )
     assert said[1:3] == [["line 19998", "line 19999", "end"], True]
     assert said[3] < 4 * 70000
@@ -253,7 +259,8 @@ def test_names_are_unique_and_free_again(driver: Driver) -> None:
         "first = engine.create(spec(%r), 'one')\n"
         "try:\n    engine.create(spec(%r), 'one')\nexcept GhaError as error:\n    text = error.what\n"
         "found = engine.get('one').id == first and engine.get(first[:10]).id == first\n"
-        "engine.remove('one')\nsecond = engine.create(spec(%r), 'one')\nanswer([text, found, [one.name for one in engine.list()]])" % (root, root, root)
+        "engine.remove('one')\nsecond = engine.create(spec(%r), 'one')\nanswer([text, found, [one.name for one in engine.list()]])"
+        % (root, root, root)
     )
     assert "in use" in said[0]
     assert said[1:] == [True, ["one"]]

@@ -1,5 +1,7 @@
 """Every way in which a container gets its root: SIF by FUSE, an image of another owner, no FUSE at all; and what happens when FUSE dies."""
 
+# ruff: noqa: E501  # scripts for other processes stand here line by line
+
 from __future__ import annotations
 
 import os
@@ -53,7 +55,9 @@ def _sif(driver: Driver) -> str:
     tree = driver.own(_tree(driver))
     command = [driver.apptainer, "-s", "build", target, str(tree)]
     argv = driver.argv("-c", "import os, sys; os.execv(sys.argv[1], sys.argv[1:])", *command)
-    done = subprocess.run(argv, env={**driver.environ(), "HOME": str(driver.images)}, cwd=driver.images, capture_output=True, timeout=120, check=False)
+    done = subprocess.run(
+        argv, env={**driver.environ(), "HOME": str(driver.images)}, cwd=driver.images, capture_output=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     shutil.rmtree(driver.images / ".apptainer", ignore_errors=True)
     return target
@@ -87,7 +91,7 @@ def test_an_image_of_root_is_writable_for_a_user(driver: Driver) -> None:
     _fuse(driver)
     root = _tree(driver)
     driver.images.chmod(0o755)
-    code, out, err, mechanism, said = driver.run(_start(str(root)) + CHANGES)
+    code, out, err, mechanism, _ = driver.run(_start(str(root)) + CHANGES)
     assert (code, out) == (0, "more\nother"), err
     assert mechanism == "fuse-overlayfs"
 
@@ -110,7 +114,7 @@ def test_a_layer_where_the_kernels_overlay_fails_its_probe(driver: Driver) -> No
     script = _start(str(root)).replace(
         "made = spec(", "engine._overlay_reason = lambda layer, lower: 'the probe failed, says a test'\nmade = spec(", 1
     )
-    code, out, err, mechanism, said = driver.run(script + CHANGES)
+    code, out, err, mechanism, _ = driver.run(script + CHANGES)
     assert (code, out) == (0, "more\nother"), err
     assert mechanism in ("fuse-overlayfs", "copy")
 

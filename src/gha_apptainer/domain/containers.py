@@ -3,6 +3,7 @@
 A `ContainerSpec` is complete and closed: the engine adds nothing to it, looks nothing up beyond the user's row in the
 image's own passwd file, and reads no environment variable.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field

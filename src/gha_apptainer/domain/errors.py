@@ -14,6 +14,7 @@
 The docker-like verbs, the hooks and the action answer 125 for all of them, as `docker run` does; other commands use the
 code of the class. Codes never prove success inside the product: callers read the result record.
 """
+
 from __future__ import annotations
 
 import errno
@@ -110,9 +111,7 @@ class ProcessFailed(GhaError):
     def __init__(self, argv: Sequence[str], code: int, stderr: str, *, cause: str = "", remedy: str = "") -> None:
         ended = "signal %d" % -code if code < 0 else "exit code %d" % code
         tail = stderr.strip()[-2000:]
-        super().__init__(
-            "%s ended with %s%s" % (argv[0] if argv else "?", ended, ": " + tail if tail else ""), cause=cause, remedy=remedy
-        )
+        super().__init__("%s ended with %s%s" % (argv[0] if argv else "?", ended, ": " + tail if tail else ""), cause=cause, remedy=remedy)
         self.argv = tuple(argv)
         self.code = code
         self.stderr = stderr

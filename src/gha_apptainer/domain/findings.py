@@ -1,4 +1,5 @@
 """What doctors, checks and verifications say: one finding a line, one renderer for all."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

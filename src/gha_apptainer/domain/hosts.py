@@ -1,4 +1,5 @@
 """What one machine can do, probed once by `node.host` and then passed as a value to every planner."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ class HostFacts:
     """Capabilities of this machine and user; empty path = not found, empty reason = it works.
 
     `userns_reason` says why user namespaces cannot be used; `apptainer_reason` why no Apptainer passed the probes;
-    `fuse_reason` why FUSE cannot be used; `proc_reason` why a container cannot have a fresh /proc of its own (a masked one around us). `config_option` tells whether `apptainer --config FILE` is accepted.
+    `fuse_reason` why FUSE cannot be used; `proc_reason` why a container cannot have a fresh /proc of its own (a masked one around us).
+    `config_option` tells whether `apptainer --config FILE` is accepted.
     `uid_ranges`/`gid_ranges` are the ids mapped around us (root may use all of them).
     """
 

@@ -1,4 +1,5 @@
 """Images: what was asked for, what it resolved to, and what the image says of itself."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

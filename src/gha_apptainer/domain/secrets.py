@@ -1,4 +1,5 @@
 """A value that must not be shown."""
+
 from __future__ import annotations
 
 

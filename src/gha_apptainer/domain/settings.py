@@ -1,4 +1,5 @@
 """A site's settings for the node side: what `gha-apptainer config compile` writes and the node reads, as JSON."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -14,8 +15,9 @@ class NodeSettings:
 
     `routes`: the order of image routes. `aliases`: image reference -> path of a SIF or an unpacked directory.
     `cvmfs_images`: CVMFS directories with unpacked images. `cvmfs_slow`: copy an image once from CVMFS into the store.
-    `cvmfs_aliases`: CVMFS repository -> directory that holds the same. `store`: where images are kept. `store_bytes`: collected down to this
-    (0: never by size). `layers`: where writable layers lie. `layer_memory`: how many bytes a layer may take in memory where only
+    `cvmfs_aliases`: CVMFS repository -> directory that holds the same. `store`: where images are kept.
+    `store_bytes`: collected down to this (0: never by size).
+    `layers`: where writable layers lie. `layer_memory`: how many bytes a layer may take in memory where only
     network storage exists. `registries_http`: host:port of registries that are asked by plain http.
     """
 

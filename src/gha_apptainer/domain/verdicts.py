@@ -1,4 +1,5 @@
 """How a piece of work ended: one word, with cause, remedy and figures."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field

@@ -2,6 +2,7 @@
 
 Text is UTF-8 with surrogateescape. ENOSPC and EDQUOT become DiskFull, met at write, fsync or close.
 """
+
 from __future__ import annotations
 
 import os
@@ -188,7 +189,7 @@ def _unlink_quietly(path: str) -> None:
         pass
 
 
-def tree_size(path: str, *, stop: Optional[Callable[[int, int], bool]] = None) -> "tuple[int, int]":
+def tree_size(path: str, *, stop: Optional[Callable[[int, int], bool]] = None) -> tuple[int, int]:
     """Bytes and inodes below `path`, links not followed; `stop(bytes, inodes)` may end the walk early."""
     total = inodes = 0
     for entry in _walk(path):
@@ -202,7 +203,7 @@ def tree_size(path: str, *, stop: Optional[Callable[[int, int], bool]] = None) -
     return total, inodes
 
 
-def _walk(path: str) -> Iterator["os.DirEntry[str]"]:
+def _walk(path: str) -> Iterator[os.DirEntry[str]]:
     todo = [path]
     while todo:
         try:

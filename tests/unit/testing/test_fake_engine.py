@@ -8,7 +8,7 @@ import pytest
 from gha_apptainer.domain.containers import CREATED, EXITED, RUNNING, ContainerSpec, ExecRequest, Owner, Stdio
 from gha_apptainer.domain.errors import InputError, TimedOut
 from gha_apptainer.domain.images import Digest, Image, OciConfig
-from gha_apptainer.node.engine.containers import Engine
+from gha_apptainer.node.engine.protocol import Engine
 from gha_apptainer.testing.engine import FakeEngine, Outcome
 
 IMAGE = Image("x", Digest(), OciConfig(), "/r", "sandbox", "path")

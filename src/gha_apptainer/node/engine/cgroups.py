@@ -1,8 +1,9 @@
 """The kernel's count of processes that it killed for lack of memory, in the control group we run in. man 7 cgroups."""
+
 from __future__ import annotations
 
 
-def _paths() -> "list[str]":
+def _paths() -> list[str]:
     found = []
     try:
         with open("/proc/self/cgroup") as handle:

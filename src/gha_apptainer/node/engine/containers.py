@@ -1,4 +1,5 @@
 """`ApptainerEngine`: containers by id, for faces that are separate processes and meet only in the records on disk."""
+
 from __future__ import annotations
 
 import json
@@ -7,10 +8,9 @@ import select
 import signal
 import socket
 import time
-from typing import Any, Callable, Iterator, List, NoReturn, Optional, Protocol, Sequence, Tuple
+from typing import Callable, Iterator, List, NoReturn, Optional, Sequence, Tuple
 
-from gha_apptainer.domain import errors
-from gha_apptainer.domain.containers import CREATED, EXITED, RUNNING, Container, ContainerSpec, ExecRequest, ExitStatus, LogLine, Stdio
+from gha_apptainer.domain.containers import RUNNING, Container, ContainerSpec, ExecRequest, ExitStatus, LogLine, Stdio
 from gha_apptainer.domain.documents import from_plain, to_json
 from gha_apptainer.domain.errors import DOCKER_FAILURE, EngineFailed, GhaError, HostUnfit, InputError, TimedOut
 from gha_apptainer.domain.findings import OK, WARN, Finding
@@ -19,30 +19,10 @@ from gha_apptainer.domain.images import SIF
 from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.node import files, process
 from gha_apptainer.node.engine import flat, join, kernel, layers, logs, setup, starting, terminal
+from gha_apptainer.node.engine.foreground import MESSAGE, CancelledEarly, Foreground, monitor_error
 from gha_apptainer.node.engine.monitor import Job, Monitor
 from gha_apptainer.node.engine.records import UNKNOWN, Records
-
-PROXIED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
-"""Signals that a foreground command hands on to its container's main process."""
-CANCELLING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-_MESSAGE = 1 << 18
-_Handler = Any  # what signal.signal gives and takes again
-
-class Engine(Protocol):
-    """What every face sees of an engine. Ids are 64 hex digits; where one is taken, a name or a unique beginning serves too."""
-
-    def create(self, spec: ContainerSpec, name: str = "") -> str: ...
-    def start(self, id: str, stdio: Optional[Stdio] = None) -> None: ...
-    def run(self, spec: ContainerSpec, name: str, stdio: Stdio, *, grace: float = 0.0) -> ExitStatus: ...
-    def exec(self, id: str, request: ExecRequest, stdio: Stdio) -> ExitStatus: ...
-    def stop(self, id: str, grace: float) -> ExitStatus: ...
-    def kill(self, id: str, number: int) -> None: ...
-    def wait(self, id: str, timeout: float) -> Optional[ExitStatus]: ...
-    def logs(self, id: str, *, follow: bool = False, tail: int = -1) -> Iterator[LogLine]: ...
-    def list(self, scope: str = "") -> Sequence[Container]: ...
-    def get(self, id: str) -> Container: ...
-    def remove(self, id: str) -> None: ...
-    def reap(self) -> Sequence[Finding]: ...
+from gha_apptainer.node.engine.signals import forward_to, signal_number, signal_process
 
 
 class ApptainerEngine:
@@ -88,13 +68,13 @@ class ApptainerEngine:
         process's whole session gets it, and what is left after the grace is killed.
         """
         identity = self.create(spec, name)
-        foreground = _Foreground(self._records, identity, stdio, grace)
+        foreground = Foreground(self._records, identity, stdio, grace)
         with foreground:
-            channel, monitor = self._launch(identity, stdio, attached=True)
+            channel, monitor = self._launch(identity, stdio, attached=True, spec=spec)
             try:
                 started = self._await_start(channel, foreground)
-                return started if started is not None else foreground.wait(channel)
-            except _CancelledEarly as cancelled:
+                return foreground.judged(started if started is not None else foreground.wait(channel))
+            except CancelledEarly as cancelled:
                 os.kill(monitor, signal.SIGKILL)  # mounts, helpers and Apptainer die with it
                 return ExitStatus(128 + cancelled.number, cancelled.number, reason="cancelled before its command started")
             finally:
@@ -114,14 +94,17 @@ class ApptainerEngine:
         if reason:
             raise HostUnfit("containers cannot be started here: " + reason, remedy="gha-apptainer doctor names every finding")
 
-    def _launch(self, identity: str, stdio: Optional[Stdio], *, attached: bool) -> Tuple[socket.socket, int]:
+    def _launch(
+        self, identity: str, stdio: Optional[Stdio], *, attached: bool, spec: Optional[ContainerSpec] = None
+    ) -> Tuple[socket.socket, int]:
         """Decide everything, then fork the monitor; gives our end of the channel to it, and its pid if it is our child (else 0)."""
         self._check_host()
         records = self._records
-        container = records.container(identity)
-        if container.state == RUNNING:
-            raise InputError("container %s is running already" % container.name)
-        spec = container.spec
+        if spec is None:
+            container = records.container(identity)
+            if container.state == RUNNING:
+                raise InputError("container %s is running already" % container.name)
+            spec = container.spec
         base = records.path(identity)
         layer = starting.layer_directory(identity, base, self._settings)
         os.makedirs(layer, mode=0o700, exist_ok=True)
@@ -160,7 +143,7 @@ class ApptainerEngine:
         finally:
             os._exit(code)
 
-    def _await_start(self, channel: socket.socket, foreground: "Optional[_Foreground]" = None) -> Optional[ExitStatus]:
+    def _await_start(self, channel: socket.socket, foreground: Optional[Foreground] = None) -> Optional[ExitStatus]:
         """Until the monitor says ready (None), that the main process could not start (its status), or an error (raised)."""
         while True:
             if foreground is not None:
@@ -173,7 +156,7 @@ class ApptainerEngine:
                 continue
             if not ready:
                 raise TimedOut("the container's monitor does not answer")
-            message, handle = terminal.receive_message(channel, _MESSAGE)
+            message, handle = terminal.receive_message(channel, MESSAGE)
             if handle >= 0:
                 if foreground is not None:
                     foreground.master = handle
@@ -185,7 +168,7 @@ class ApptainerEngine:
                 self._tell(words["note"])
                 continue
             if "error" in words:
-                raise _error(words["error"])
+                raise monitor_error(words["error"])
             if "end" in words:
                 return from_plain(ExitStatus, words["end"])
             return None
@@ -218,7 +201,7 @@ class ApptainerEngine:
                 pid = join.spawn(record, command)
             except join.JoinFailed as failed:
                 return ExitStatus(failed.code, started=started, finished=time.time(), reason=failed.text)
-            handlers = _forward_to(pid)
+            handlers = forward_to(pid)
             try:
                 if request.tty:
                     with terminal.Relay(stdio.stdin, stdio.stdout, terminal.receive(mine)) as relay:
@@ -238,9 +221,9 @@ class ApptainerEngine:
         if running is None or self._records.container(identity).state != RUNNING:
             raise InputError("container %s is not running" % id)
         if number == signal.SIGKILL or not running.main:
-            _signal(running.init, running.init_started, signal.SIGKILL)
+            signal_process(running.init, running.init_started, signal.SIGKILL)
         else:
-            _signal(running.main, running.main_started, number)
+            signal_process(running.main, running.main_started, number)
 
     def stop(self, id: str, grace: float) -> ExitStatus:
         """The stop signal, the grace (seconds), then SIGKILL to the container's init. Stopped already is fine."""
@@ -250,12 +233,12 @@ class ApptainerEngine:
             number = signal_number(container.spec.stop_signal)
             running = self._records.running(identity)
             if running is not None and running.main and grace > 0:
-                _signal(running.main, running.main_started, number)
+                signal_process(running.main, running.main_started, number)
                 ended = self.wait(identity, grace)
                 if ended is not None:
                     return ended
             if running is not None:
-                _signal(running.init, running.init_started, signal.SIGKILL)
+                signal_process(running.init, running.init_started, signal.SIGKILL)
         ended = self.wait(identity, 30.0)
         if ended is None:
             raise TimedOut("container %s does not end" % container.name, remedy="gha-apptainer rm -f removes what is left")
@@ -318,7 +301,7 @@ class ApptainerEngine:
         if process.alive(*self._records.monitor(identity)):
             running = self._records.running(identity)
             if running is not None:
-                _signal(running.init, running.init_started, signal.SIGKILL)
+                signal_process(running.init, running.init_started, signal.SIGKILL)
             self._await_monitor(identity)
         self._bury(identity)
         self._records.discard(identity)
@@ -330,7 +313,7 @@ class ApptainerEngine:
             if not process.alive(*monitor):
                 return
             if time.monotonic() > deadline:
-                _signal(*monitor, signal.SIGKILL)  # the container's init dies with it, and so do its mounts
+                signal_process(*monitor, signal.SIGKILL)  # the container's init dies with it, and so do its mounts
                 return
             time.sleep(0.005)
 
@@ -343,7 +326,9 @@ class ApptainerEngine:
             except FileNotFoundError:
                 continue  # another command was faster
             except GhaError as error:
-                finding = Finding("unreadable", WARN, "container %s: %s" % (identity[:12], error.what), "gha-apptainer rm -f " + identity[:12])
+                finding = Finding(
+                    "unreadable", WARN, "container %s: %s" % (identity[:12], error.what), "gha-apptainer rm -f " + identity[:12]
+                )
             if finding is not None:
                 found.append(finding)
         return found
@@ -377,7 +362,7 @@ class ApptainerEngine:
             return
         deadline = time.monotonic() + 5.0
         while process.alive(running.init, running.init_started) and time.monotonic() < deadline:
-            _signal(running.init, running.init_started, signal.SIGKILL)
+            signal_process(running.init, running.init_started, signal.SIGKILL)
             time.sleep(0.002)
 
 
@@ -395,134 +380,6 @@ def open_engine(host: HostFacts, settings: NodeSettings, tell: Callable[[str], N
     return ApptainerEngine(host, settings, overlay_reason=overlay_reason, sif_offset=lambda path: read_sif(path).offset, tell=tell)
 
 
-class _CancelledEarly(Exception):
-    """A signal came before the main process ran."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
-class _Foreground:
-    """The caller of a foreground container: its signals, its terminal, and the channel on which the end arrives."""
-
-    def __init__(self, records: Records, identity: str, stdio: Stdio, grace: float) -> None:
-        self._records, self._identity, self._stdio, self._grace = records, identity, stdio, grace
-        self._before: List[Tuple[int, _Handler]] = []
-        self._pending: List[int] = []
-        self._deadline = 0.0
-        self.master = -1
-
-    def __enter__(self) -> "_Foreground":
-        self.wake, self._wake_out = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._wakeup_before = signal.set_wakeup_fd(self._wake_out, warn_on_full_buffer=False)
-        for number in PROXIED:
-            self._before.append((number, signal.signal(number, lambda got, _: self._pending.append(got))))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.set_wakeup_fd(self._wakeup_before)
-        for number, handler in self._before:
-            signal.signal(number, handler)
-        os.close(self.wake)
-        os.close(self._wake_out)
-
-    def forward_if_started(self) -> None:
-        """Hand pending signals on, if there is a main process to hand them to."""
-        running = self._records.running(self._identity) if self._pending else None
-        if running is None or not running.main:
-            return
-        pending, self._pending = self._pending, []
-        for number in pending:
-            if self._grace and number in CANCELLING:
-                self._deadline = self._deadline or time.monotonic() + self._grace
-                _signal_session(running.main, running.main_started, number)
-            else:
-                _signal(running.main, running.main_started, number)
-
-    def woken(self) -> None:
-        """Take the bytes by which a signal ended our wait."""
-        os.read(self.wake, 4096)
-
-    def check_early(self) -> None:
-        """A signal that would end a command, before there is a command: nothing needs its grace. Raises _CancelledEarly."""
-        for number in self._pending:
-            if number in CANCELLING:
-                raise _CancelledEarly(number)
-
-    def wait(self, channel: socket.socket) -> ExitStatus:
-        """Until the monitor tells the end. No word from it is a failure that says so."""
-        if self.master >= 0:
-            with terminal.Relay(self._stdio.stdin, self._stdio.stdout, self.master) as relay:
-                relay.run(lambda: bool(select.select([channel], [], [], 0)[0]))
-        while True:
-            self.forward_if_started()
-            left = self._deadline - time.monotonic() if self._deadline else 3600.0
-            if self._deadline and left <= 0:
-                running = self._records.running(self._identity)
-                if running is not None:
-                    _signal(running.init, running.init_started, signal.SIGKILL)
-                self._deadline, left = 0.0, 3600.0
-            ready = select.select([channel, self.wake], [], [], max(left, 0.0))[0]
-            if self.wake in ready:
-                self.woken()
-            if channel not in ready:
-                continue
-            message = channel.recv(_MESSAGE)
-            if not message:
-                return ExitStatus(DOCKER_FAILURE, finished=time.time(), reason="unknown: the container's monitor was lost")
-            words = json.loads(message.decode())
-            if "error" in words:
-                raise _error(words["error"])
-            return from_plain(ExitStatus, words["end"])
-
-
-def signal_number(text: str) -> int:
-    """The number of a signal by name or number, with or without SIG. Raises InputError."""
-    name = text.upper()
-    if name.isdigit() and 0 < int(name) < 65:
-        return int(name)
-    name = name if name.startswith("SIG") else "SIG" + name
-    if name.startswith("SIGRTMIN+") and name[9:].isdigit():
-        return int(signal.SIGRTMIN) + int(name[9:])
-    found = getattr(signal, name, None)
-    if not isinstance(found, signal.Signals):
-        raise InputError("unknown signal %r" % text, remedy="use a name such as SIGTERM, or a number")
-    return int(found)
-
-
-def _signal(pid: int, started: int, number: int) -> None:
-    """A signal to exactly that process; gone is fine."""
-    if process.alive(pid, started):
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            pass
-
-
-def _signal_session(leader: int, started: int, number: int) -> None:
-    """A signal to every process of the session that `leader` leads, as a terminal's Ctrl-C would reach a whole foreground job."""
-    if not process.alive(leader, started):
-        return
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                if os.getsid(int(entry)) == leader:
-                    os.kill(int(entry), number)
-            except (ProcessLookupError, PermissionError):
-                continue
-
-
-def _forward_to(pid: int) -> "List[Tuple[int, _Handler]]":
-    def forward(number: int, _: object) -> None:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            pass
-
-    return [(number, signal.signal(number, forward)) for number in PROXIED]
-
-
 def _keep_only(stdio: Optional[Stdio], channel: socket.socket) -> Tuple[Optional[Stdio], socket.socket]:
     """In the forked monitor: hold on to the given streams and the channel, close everything else that was open in the caller."""
     import fcntl
@@ -532,14 +389,6 @@ def _keep_only(stdio: Optional[Stdio], channel: socket.socket) -> Tuple[Optional
     channel.detach()
     kernel.close_others({0, 1, 2, *kept})
     return (Stdio(*kept[1:]) if stdio else None), socket.socket(fileno=kept[0])
-
-
-def _error(words: "dict[str, str]") -> GhaError:
-    """The monitor's error as the class it was there."""
-    kind = getattr(errors, words["kind"], EngineFailed)
-    if not (isinstance(kind, type) and issubclass(kind, GhaError)) or kind is errors.ProcessFailed:
-        kind = EngineFailed
-    return kind(words["what"], cause=words["cause"], remedy=words["remedy"])
 
 
 def _resolv_conf() -> str:

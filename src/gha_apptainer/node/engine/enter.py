@@ -3,6 +3,7 @@
 Takes the plain forms of `gha-apptainer exec` (`-i -w -u -e NAME=VALUE`); whatever else is asked for is the full command's. Imports what
 the joiner imports, nothing more.
 """
+
 from __future__ import annotations
 
 import os
@@ -27,7 +28,7 @@ class Plain:
         self.interactive = False
 
 
-def parse(argv: list[str]) -> "Plain | None":
+def parse(argv: list[str]) -> Plain | None:
     """The arguments after `exec` as a plain request, or None if they need the full command."""
     plain = Plain()
     at = 0
@@ -117,7 +118,7 @@ def forward(pid: int) -> None:
         signal.signal(number, hand_on)
 
 
-def main(argv: list[str]) -> "int | None":
+def main(argv: list[str]) -> int | None:
     """The exit code, or None if this is a case for the full command (nothing has been done then)."""
     plain = parse(argv)
     if plain is None:

@@ -2,6 +2,7 @@
 
 A file of NUL-separated fields: the version, then name=value pairs. Written once by the monitor when the container is ready.
 """
+
 from __future__ import annotations
 
 import os
@@ -87,7 +88,7 @@ class ExecSettings:
 
     __slots__ = ("cwd", "env", "user")
 
-    def __init__(self, env: "tuple[tuple[str, str], ...]", cwd: str, user: str) -> None:
+    def __init__(self, env: tuple[tuple[str, str], ...], cwd: str, user: str) -> None:
         self.env, self.cwd, self.user = env, cwd, user
 
 

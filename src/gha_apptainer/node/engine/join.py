@@ -9,6 +9,7 @@ pid and mount namespace, and forks the command's process with CLONE_PARENT, as a
 namespace, and the caller waits for it. Its last exec is a sealed trampoline of a few hundred bytes, never the
 interpreter: a script that starts with `#!/proc/self/exe` then finds only that (CVE-2019-5736).
 """
+
 from __future__ import annotations
 
 import fcntl
@@ -50,7 +51,8 @@ class JoinFailed(Exception):
 class Command:
     """What to become: `argv`, the whole `env` as pairs, `cwd`, `user` as Docker writes it, and three descriptors (-1: /dev/null).
 
-    `terminal` is a connected unix socket over which the master of a new pty in the container is sent, or -1; `open_terminal` makes that pty.
+    `terminal` is a connected unix socket over which the master of a new pty in the container is sent, or -1; `open_terminal` makes
+    that pty.
     """
 
     __slots__ = ("argv", "create_cwd", "cwd", "env", "open_terminal", "stderr", "stdin", "stdout", "terminal", "user")
@@ -157,7 +159,7 @@ def _doorman(record: JoinRecord, command: Command, program: int, errors: int, go
         _command(record, command, program, errors, go, (uid, gid, groups, home))
     except JoinFailed as failed:
         _report(errors, failed.code, failed.text)
-    except BaseException as error:  # the only way out of a forked process is a report
+    except BaseException as error:  # noqa: BLE001  # the only way out of a forked process is a report
         _report(errors, OURS, "%s" % error)
     os._exit(OURS)
 
@@ -167,7 +169,10 @@ def _report(errors: int, code: int, text: str) -> None:
 
 
 def _enter(record: JoinRecord) -> None:
-    """Join every namespace in which the container's init differs from us. Its /proc entry is held open, so that a reused pid cannot slip in."""
+    """Join every namespace in which the container's init differs from us.
+
+    Its /proc entry is held open, so that a reused pid cannot slip in.
+    """
     try:
         entry = os.open("/proc/%d" % record.init, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         stat = os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=entry)
@@ -329,9 +334,7 @@ def find_user(text: str) -> tuple[int, int, list[int], str]:
             raise JoinFailed(NOT_EXECUTABLE, "unable to find group %s: no matching entries in group file" % group)
         gid = int(found[2]) if found else int(group)
     else:
-        for fields in _rows("/etc/group", 4):
-            if login and login in fields[3].split(","):
-                groups.append(int(fields[2]))
+        groups = [int(fields[2]) for fields in _rows("/etc/group", 4) if login and login in fields[3].split(",")]
     if max(uid, gid) > 0xFFFFFFFE:
         raise JoinFailed(NOT_EXECUTABLE, "user %s is no valid id" % text)
     return uid, gid, groups, home

@@ -4,6 +4,7 @@ One mechanism where it works: the kernel's overlay with `userxattr`, in which im
 (https://docs.kernel.org/filesystems/overlayfs.html). fuse-overlayfs where the image's owner is not mapped (CVMFS) or the kernel's
 overlay fails its probe; a private copy where neither is possible. `plan_root` decides, `mount_root` does.
 """
+
 from __future__ import annotations
 
 import os
@@ -162,11 +163,11 @@ def _start_helper(argv: Tuple[str, ...], device: int, target: str) -> int:
             os.write(2, files.encode("%s: %s\n" % (argv[0], error.strerror)))
         os._exit(127)
     os.close(device)
-    _wait_served(pid, target, argv[0])
+    _wait_served(target, argv[0])
     return pid
 
 
-def _wait_served(pid: int, target: str, name: str) -> None:
+def _wait_served(target: str, name: str) -> None:
     """A first look-up blocks until the helper answers; it fails at once when the helper is gone (ENOTCONN)."""
     try:
         os.stat(os.path.join(target, "."))

@@ -3,6 +3,7 @@
 `TIME STREAM TAG TEXT`, TAG F for a whole line and P for a part of one
 (https://github.com/kubernetes/design-proposals-archive/blob/main/node/kubelet-cri-logging.md).
 """
+
 from __future__ import annotations
 
 import os

@@ -4,6 +4,7 @@ It owns mounts, FUSE helpers, logs and the exit record, and nothing of the conta
 that only the monitor holds. Whoever started it sits at the other end of a channel; for a container that belongs to its caller the end
 of the channel is the end of the container.
 """
+
 from __future__ import annotations
 
 import json
@@ -47,7 +48,9 @@ class Job:
 class Monitor:
     """The life of one container; `main` never returns."""
 
-    def __init__(self, job: Job, records: Records, host: HostFacts, settings: NodeSettings, channel: socket.socket, stdio: Optional[Stdio]) -> None:
+    def __init__(
+        self, job: Job, records: Records, host: HostFacts, settings: NodeSettings, channel: socket.socket, stdio: Optional[Stdio]
+    ) -> None:
         self._job, self._records, self._host, self._settings = job, records, host, settings
         self._channel, self._stdio = channel, stdio
         self._held: Optional[setup.Held] = None
@@ -72,7 +75,7 @@ class Monitor:
         except GhaError as error:
             code = error.exit_code
             self._fail(error)
-        except BaseException as error:  # a defect of ours must still end the container and say so
+        except BaseException as error:  # noqa: BLE001  # a defect of ours must still end the container and say so
             code = 70
             self._fail(EngineFailed("the monitor failed: %s: %s" % (type(error).__name__, error)))
         os._exit(code)

@@ -3,6 +3,7 @@
 An ordinary user becomes root of a namespace that maps one id. Root maps every id that it has to itself, so that chown and package
 managers really work, yet holds no power over the host's own namespaces.
 """
+
 from __future__ import annotations
 
 import os

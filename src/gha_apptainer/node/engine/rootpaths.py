@@ -1,4 +1,5 @@
 """Paths inside an image's tree, seen from outside: links in an image must never lead us out of it."""
+
 from __future__ import annotations
 
 import os

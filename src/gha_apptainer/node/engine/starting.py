@@ -1,4 +1,5 @@
 """How a container will be started: decided here as a value, done by the monitor."""
+
 from __future__ import annotations
 
 import os
@@ -34,8 +35,8 @@ class Placed:
 class StartPlan:
     """Everything a monitor does to start one container, but for the root (`layers.RootPlan`).
 
-    `flags` go to Apptainer as they are, `gpu` says that a GPU is among them; `written` are files of the image that are ours (path, text); `private_network` asks for a network
-    namespace with only `lo`.
+    `flags` go to Apptainer as they are, `gpu` says that a GPU is among them; `written` are files of the image
+    that are ours (path, text); `private_network` asks for a network namespace with only `lo`.
     """
 
     hostname: str
@@ -120,4 +121,6 @@ def _place(mount: Mount, number: int, base: str, volumes: str) -> Placed:
 
 def layer_directory(identity: str, base: str, settings: NodeSettings) -> str:
     """Where the writable layer lies: where the site says, else in the container's own directory."""
-    return os.path.join(settings.layers, "gha-apptainer-%d-%s" % (os.geteuid(), identity)) if settings.layers else os.path.join(base, "layer")
+    return (
+        os.path.join(settings.layers, "gha-apptainer-%d-%s" % (os.geteuid(), identity)) if settings.layers else os.path.join(base, "layer")
+    )

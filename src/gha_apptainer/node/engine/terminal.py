@@ -1,4 +1,5 @@
 """Terminals: a pty made inside the container, its master handed out, and the relay between it and the terminal in front of a person."""
+
 from __future__ import annotations
 
 import array
@@ -38,7 +39,7 @@ def receive(channel: socket.socket) -> int:
     return handle
 
 
-def receive_message(channel: socket.socket, size: int) -> "tuple[bytes, int]":
+def receive_message(channel: socket.socket, size: int) -> tuple[bytes, int]:
     """One message and the descriptor that came with it, or -1."""
     data, extra, _, _ = channel.recvmsg(size, socket.CMSG_SPACE(4))
     for level, kind, content in extra:
@@ -56,7 +57,7 @@ class Relay:
         self._in, self._out, self._master = stdin, stdout, master
         self._saved: Any = None  # termios has no type for it
 
-    def __enter__(self) -> "Relay":
+    def __enter__(self) -> Relay:
         if os.isatty(self._in):
             self._saved = termios.tcgetattr(self._in)
             tty.setraw(self._in, termios.TCSANOW)
@@ -72,6 +73,7 @@ class Relay:
 
     def _resize(self) -> None:
         import fcntl
+
         try:
             size = fcntl.ioctl(self._out, termios.TIOCGWINSZ, b"\0" * 8)
             fcntl.ioctl(self._master, termios.TIOCSWINSZ, size)

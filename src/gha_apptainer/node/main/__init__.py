@@ -82,6 +82,12 @@ def _dispatch(verb: str, rest: Tuple[str, ...], more: Sequence[Tuple[str, str]])
         verb = "version"
     if verb not in VERBS:
         raise _unknown(verb, more)
+    if verb == "exec":  # the path of every step of a job: no parser, no documents, if the plain form is all that is asked for
+        from gha_apptainer.node.engine import enter
+
+        code = enter.main(list(rest))
+        if code is not None:
+            return code
     module, name, _ = VERBS[verb]
     from importlib import import_module
 

@@ -19,7 +19,7 @@ from gha_apptainer.node import files, process
 from gha_apptainer.node.main import complain, tell
 
 if TYPE_CHECKING:  # loading the engine costs more than parsing, and parsing may fail
-    from gha_apptainer.node.engine.containers import Engine
+    from gha_apptainer.node.engine.protocol import Engine
 
 AUTHFILE = "GHA_APPTAINER_AUTHFILE"
 """What `images.credentials.AUTHFILE_VARIABLE` says; asked here first, because that module is slow to load."""

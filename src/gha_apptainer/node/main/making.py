@@ -13,7 +13,7 @@ from gha_apptainer.node.main import tell
 from gha_apptainer.node.main.context import Context, each, standard_streams, told_end
 
 if TYPE_CHECKING:
-    from gha_apptainer.node.engine.containers import Engine
+    from gha_apptainer.node.engine.protocol import Engine
 
 _PATIENCE = 3600.0  # how long one wait for a container lasts before the next begins
 
