@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import selectors
 import shutil
@@ -21,7 +20,10 @@ from types import FrameType
 
 from gha_apptainer.cli.workflows.commands import Scratch
 from gha_apptainer.cli.workflows.outcomes import ContainerResult
-from gha_apptainer.domain.errors import HostUnfit
+from gha_apptainer.domain.documents import from_json
+from gha_apptainer.domain.errors import GhaError, HostUnfit
+from gha_apptainer.domain.step_records import StepRecord
+from gha_apptainer.domain.verdicts import Word
 from gha_apptainer.node import files, process
 
 ACT_VERSION = "0.2.89"
@@ -33,7 +35,7 @@ _LEFTOVER_GRACE = 10.0  # a container ends by itself when the step that owns it 
 _LINE_LIMIT = 4 << 20
 _RECORD_LIMIT = 1 << 20
 _PR_SET_CHILD_SUBREAPER = 36
-_STAGED = ("action.yml", "container", "workflow", "src", "scripts", "locks")
+_STAGED = ("action.yml", "container", "workflow", "src")
 
 
 def find_act(environ: Mapping[str, str]) -> str:
@@ -247,20 +249,12 @@ def read_results(folder: Path) -> tuple[ContainerResult, ...]:
     found = []
     for path in sorted(folder.glob("*.json"), key=lambda one: (one.stat().st_mtime_ns, one.name)):
         try:
-            raw = json.loads(files.read_whole(str(path), limit=_RECORD_LIMIT))
-        except (ValueError, OSError):
-            raw = None
-        record = raw if isinstance(raw, dict) else {}
-        code = record.get("exit_code")
-        found.append(
-            ContainerResult(
-                step=str(record.get("step", "")),
-                image=str(record.get("image", "unknown")),
-                digest=str(record.get("digest", "")),
-                route=str(record.get("route", "")),
-                exit_code=code if isinstance(code, int) else None,
-            )
-        )
+            record = from_json(StepRecord, files.read_whole(str(path), limit=_RECORD_LIMIT).decode("ascii"))
+        except (GhaError, OSError, UnicodeDecodeError):
+            found.append(ContainerResult(step="", image="unknown", digest="", route="", exit_code=None))
+            continue
+        proved = record.exit_code != 0 or record.word == Word.SUCCEEDED.name
+        found.append(ContainerResult(record.step, record.image, record.digest, record.route, record.exit_code if proved else None))
     return tuple(found)
 
 
