@@ -35,6 +35,7 @@ CHANGES = (
     " && touch /opt/new && chown 5:5 /opt/new && mv /opt/other /opt/renamed && cat /opt/renamed')\n"
     "answer([id['code'], id['out'], id['err'], engine._records.running(identity).mechanism, said])"
 )
+ROOTS_IMAGE = pytest.mark.skipif(os.getuid() != 0, reason="needs an image that belongs to root and a user who is not")
 SLEEP = "ExecRequest(argv=('/usr/bin/sh', '-c', 'while :; do sleep 0.05; done; exit 0'), env=PATH)"
 
 
@@ -85,9 +86,9 @@ def test_without_fuse_a_sif_is_copied_and_it_says_so(driver: Driver) -> None:
     assert "MB" in said[1]
 
 
+@ROOTS_IMAGE
+@pytest.mark.parametrize("driver", ["ordinary"], indirect=True)
 def test_an_image_of_root_is_writable_for_a_user(driver: Driver) -> None:
-    if not driver.single or os.getuid() != 0:
-        pytest.skip("needs an image that belongs to root and a user who is not")
     _fuse(driver)
     root = _tree(driver)
     driver.images.chmod(0o755)
@@ -96,9 +97,9 @@ def test_an_image_of_root_is_writable_for_a_user(driver: Driver) -> None:
     assert mechanism == "fuse-overlayfs"
 
 
+@ROOTS_IMAGE
+@pytest.mark.parametrize("driver", ["ordinary"], indirect=True)
 def test_an_image_of_root_without_fuse_is_copied(driver: Driver) -> None:
-    if not driver.single or os.getuid() != 0:
-        pytest.skip("needs an image that belongs to root and a user who is not")
     root = _tree(driver)
     driver.images.chmod(0o755)
     found = driver.run(_start(str(root), fuse_reason="no FUSE, says a test") + CHANGES)

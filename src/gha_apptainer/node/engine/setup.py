@@ -25,6 +25,8 @@ _APT_ROOT = b"""// Written by gha-apptainer: this container has one user id, and
 APT::Sandbox::User "root";
 """
 """apt.conf(5), the APT group: who downloads. An emulated switch would pass, but apt asks getgid(2) whether it came about."""
+_GPU_PROGRAMS = tuple("/usr/bin/nvidia-" + name for name in ("smi", "debugdump", "persistenced", "cuda-mps-control", "cuda-mps-server"))
+"""The programs of Apptainer's nvliblist.conf, where drivers install them."""
 _KERNEL_ROOMS = ("/proc", "/sys", "/dev")
 _SHIELDED = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs", "/sys")
 
@@ -56,6 +58,9 @@ def fill_root(plan: StartPlan, root: Root, *, sandboxed_env: bool = True, one_id
         _write_inside(merged, _APT + "/zz-gha-apptainer", _APT_ROOT, 0o644)
     if plan.gpu:
         rootpaths.make_target(merged, GPU_LIBRARIES, directory=True)
+        for name in _GPU_PROGRAMS:
+            if os.path.exists(name):  # Apptainer binds the host's, but makes no mount point in a writable root
+                rootpaths.make_target(merged, name, directory=False)
     _write_inside(merged, HOLDER, programs.machine_programs(os.uname().machine).holder, 0o755)
     done: List[Tuple[str, str]] = [("/", merged)]
     return tuple([_place(one, merged, done) for one in plan.placed])
