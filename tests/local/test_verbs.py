@@ -143,6 +143,9 @@ def test_signals_reach_the_command(tool: Tool, number: int) -> None:
     with tool.start("run", "-q", "--rm", tool.image, "sh", "-c", script) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"ready\n"
+        limit = time.monotonic() + LIMIT_S
+        while not tool("ps", "-q")[1]:  # the command is faster than the record of its start, before which a signal means: do not start
+            assert time.monotonic() < limit
         child.send_signal(number)
         assert child.stdout.read() == b"got\n"
         assert child.wait(LIMIT_S) == 9
