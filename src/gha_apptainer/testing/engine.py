@@ -64,7 +64,7 @@ class _Entry:
 
 
 class FakeEngine:
-    """Keeps the contract of `node.engine.containers.Engine` without starting anything.
+    """Keeps the contract of `node.engine.protocol.Engine` without starting anything.
 
     `clock` gives the time of records. Waiting never sleeps: who waits for a container that goes on gets None at once.
     """
