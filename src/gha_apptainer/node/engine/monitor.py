@@ -58,6 +58,7 @@ class Monitor:
         self._log: Optional[LogWriter] = None
         self._pipes: Dict[int, Tuple[str, int]] = {}
         self._main = 0
+        self._main_ended: Optional[Tuple[int, object]] = None
         self._reason = ""
         self._use = uses.Use("")
         self._renew_at = 0.0
@@ -283,8 +284,8 @@ class Monitor:
 
     def _reap_main(self) -> Optional[Tuple[int, object]]:
         """The main process's wait status and resource usage if it has ended."""
-        if not self._main:
-            return None
+        if not self._main or self._main_ended is not None:
+            return self._main_ended
         try:
             pid, status, usage = os.wait4(self._main, os.WNOHANG)
         except ChildProcessError:
@@ -343,6 +344,7 @@ class Monitor:
         os.close(held.life)
         deadline = time.monotonic() + _END_LIMIT
         while time.monotonic() < deadline:
+            self._main_ended = self._main_ended or self._reap_main()  # init ends only when every process of its namespace was reaped
             try:
                 if os.waitpid(held.starter, os.WNOHANG)[0] == held.starter:
                     break
@@ -374,7 +376,7 @@ class Monitor:
         if self._root is None:
             return
         root, self._root = self._root, None
-        for path in (root.merged, os.path.join(self._job.layer, "image")):
+        for path in (root.merged, os.path.join(self._job.layer, "image"), *((self._job.layer,) if self._job.root.memory else ())):
             try:
                 kernel.unmount(files.encode(path))
             except OSError:
