@@ -16,7 +16,7 @@ from pulling import Puller
 from registries import Made, Registry, tree
 
 ENV_SCRIPT = '#!/bin/sh\nexport PATH="/bin:/opt"\nexport ODD="${ODD:-"a \\"b\\" \\$c"}"\nexport LIVE="$HOME/x"\n'
-RUNSCRIPT = "#!/bin/sh\nOCI_ENTRYPOINT='\"/opt/run\" \"a b\"'\nOCI_CMD='\"x\"'\n"
+RUNSCRIPT = '#!/bin/sh\nOCI_ENTRYPOINT=\'"/opt/run" "a b"\'\nOCI_CMD=\'"x"\'\n'
 
 
 class Repository:

@@ -174,14 +174,19 @@ def test_no_inodes_left(puller: Puller, local_registry: Registry, name: str, pus
 
 def test_memory_and_shared_storage_get_one_file(puller: Puller, local_registry: Registry, name: str, pushed: Made) -> None:
     """The store lies in memory: one SIF, which is checked at each use, and fetched again when it is bitten off."""
-    script = "OPTIONS = b'size=64m'\n" + FULL + (
-        "first = pull(%r, there=there)\n"
-        "second = pull(%r, there=there)\n"
-        "handle = open(first.rootfs, 'r+b')\nhandle.truncate(os.path.getsize(first.rootfs) // 2)\nhandle.close()\n"
-        "third = attempt(lambda: pull(%r, 'never', there=there))\n"
-        "fourth = pull(%r, there=there)\n"
-        "answer([first, second, third, fourth])"
-    ) % ((name,) * 4)
+    script = (
+        "OPTIONS = b'size=64m'\n"
+        + FULL
+        + (
+            "first = pull(%r, there=there)\n"
+            "second = pull(%r, there=there)\n"
+            "handle = open(first.rootfs, 'r+b')\nhandle.truncate(os.path.getsize(first.rootfs) // 2)\nhandle.close()\n"
+            "third = attempt(lambda: pull(%r, 'never', there=there))\n"
+            "fourth = pull(%r, there=there)\n"
+            "answer([first, second, third, fourth])"
+        )
+        % ((name,) * 4)
+    )
     first, second, third, fourth = puller.run(script)
     assert (first["form"], first["route"], second["route"]) == ("sif", "registry", "store")
     assert first["rootfs"].endswith("/image.sif")

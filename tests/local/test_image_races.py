@@ -136,8 +136,8 @@ import ctypes
 libc = ctypes.CDLL(None, use_errno=True)
 assert libc.unshare(0x04000000 | (0x10000000 if os.getuid() else 0)) == 0, ctypes.get_errno()
 assert libc.sethostname(b"other", 5) == 0, ctypes.get_errno()
-from gha_apptainer.node.images import leases
-leases.alive = lambda pid, started: True  # nothing can be told about processes of another host
+from gha_apptainer.node.images import holder
+holder.alive = lambda pid, started: True  # nothing can be told about processes of another host
 """
 
 

@@ -57,6 +57,7 @@ class Puller:
         self.driver = driver
         self.state = driver.state
         self.store = driver.state / "store"
+        self._started: list[subprocess.Popen[bytes]] = []
         self.images_top = driver.images
         self.http: tuple[str, ...] = ()
 
@@ -65,7 +66,17 @@ class Puller:
         values = {"SRC": str(SRC), "STATE": str(self.state), "APPTAINER": self.driver.apptainer, "HTTP": self.http}
         text = "".join("%s = %r\n" % one for one in values.items()) + PRELUDE + script
         environ = {**self.driver.environ(), "no_proxy": "127.0.0.1", **more.pop("environ", {})}
-        return subprocess.Popen(self.driver.argv("-c", text), env=environ, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "bufsize": 0, **more}
+        child: subprocess.Popen[bytes] = subprocess.Popen(self.driver.argv("-c", text), env=environ, cwd="/", **pipes)
+        self._started.append(child)
+        return child
+
+    def close(self) -> None:
+        """End what a failed test left running."""
+        for child in self._started:
+            if child.poll() is None:
+                child.kill()
+                child.communicate()
 
     def run(self, script: str, **more: Any) -> Any:
         """What the script answers."""
@@ -94,6 +105,10 @@ def puller(request: pytest.FixtureRequest) -> Iterator[Puller]:
     with tempfile.TemporaryDirectory(prefix="gha-", dir="/tmp") as name:
         os.chmod(name, stat.S_IRWXU | 0o011)
         made = Driver(uid, Path(name) / "d", _apptainer())
-        yield Puller(made)
+        used = Puller(made)
+        try:
+            yield used
+        finally:
+            used.close()
         left = [Path("/proc", str(pid), "cmdline").read_bytes() for pid in made.processes()]
         assert not left, "left running: %r" % left

@@ -1,4 +1,5 @@
 """Which way an image will come: every route with its verdict, decided before anything is fetched."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

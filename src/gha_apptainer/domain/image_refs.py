@@ -3,6 +3,7 @@
 The grammar of names, tags and digests is that of https://github.com/distribution/reference; a name without a registry is
 Docker Hub's, a name of one part there is in `library/`, and a missing tag is `latest`, as Docker has it.
 """
+
 from __future__ import annotations
 
 import os.path

@@ -4,6 +4,7 @@ https://github.com/opencontainers/image-spec/blob/main/config.md; `Healthcheck` 
 (https://github.com/moby/docker-image-spec), with times in nanoseconds. Unknown keys are other people's and are ignored;
 a known key of a wrong type makes the whole document untrusted, because guessing would run the wrong command.
 """
+
 from __future__ import annotations
 
 import json

@@ -3,6 +3,7 @@
 Answers with an error status are answers; only a server that cannot be reached, or breaks off, raises. Credentials go in
 headers that a redirect to another host does not take along, and stand in no message of ours.
 """
+
 from __future__ import annotations
 
 import email.utils

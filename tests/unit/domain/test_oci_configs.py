@@ -37,7 +37,9 @@ def test_everything() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        b'{"rootfs":{}}', b'{"rootfs":{},"config":null}', b'{"config":{}}',
+        b'{"rootfs":{}}',
+        b'{"rootfs":{},"config":null}',
+        b'{"config":{}}',
         b'{"config":{"Cmd":null,"Env":null,"Volumes":null,"Labels":null}}',
     ],
 )

@@ -103,7 +103,7 @@ export S='single $x'
 PLAIN=ok
 if true; then
 """
-    runscript = "#!/bin/sh\nOCI_ENTRYPOINT='\"/e\" \"a b\"'\nOCI_CMD='\"it'\"'\"'s\"'\n"
+    runscript = '#!/bin/sh\nOCI_ENTRYPOINT=\'"/e" "a b"\'\nOCI_CMD=\'"it\'"\'"\'s"\'\n'
     found = config_of_texts({".singularity.d/env/10-docker2singularity.sh": env, ".singularity.d/runscript": runscript})
     assert dict(found.env) == {"PATH": "/bin:/usr/bin", "A": "b c", "Q": 'say "hi" $x \\ `t`', "S": "single $x", "PLAIN": "ok"}
     assert (found.entrypoint, found.cmd) == (("/e", "a b"), ("it's",))

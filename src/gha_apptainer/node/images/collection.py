@@ -1,4 +1,5 @@
 """What the store holds, and making room in it. No image that a live container holds, on any node, is removed."""
+
 from __future__ import annotations
 
 import os

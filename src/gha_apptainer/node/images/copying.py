@@ -1,4 +1,5 @@
 """Copy an unpacked image into the store, once, under the digest of its configuration."""
+
 from __future__ import annotations
 
 import os

@@ -2,6 +2,7 @@
 
 The form is `{"auths": {"REGISTRY": {"auth": "base64 of user:password"}}}`, https://man.archlinux.org/man/containers-auth.json.5.
 """
+
 from __future__ import annotations
 
 import base64

@@ -4,6 +4,7 @@ The publisher (https://github.com/cvmfs/cvmfs/tree/devel/ducc) keeps `REPO/.flat
 `REPO/REGISTRY/REPOSITORY:TAG`; `.metadata/REGISTRY/REPOSITORY:TAG/manifest.json` holds the manifest. The directory's name is the
 digest of the configuration, so following the link once gives what exactly will run, also if the tag is published anew meanwhile.
 """
+
 from __future__ import annotations
 
 import json

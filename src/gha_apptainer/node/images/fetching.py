@@ -1,4 +1,5 @@
 """Fetch an image from its registry into the store: resolve, lease, download, unpack, publish."""
+
 from __future__ import annotations
 
 import os

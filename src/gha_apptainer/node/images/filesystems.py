@@ -1,4 +1,5 @@
 """What kind of storage a path lies on, measured: an image's form follows it."""
+
 from __future__ import annotations
 
 import os

@@ -1,4 +1,5 @@
 """Which form an image takes in the store: it follows the measured storage and what this host can mount."""
+
 from __future__ import annotations
 
 import os

@@ -3,6 +3,7 @@
 Apptainer and the CVMFS publisher write ENV, ENTRYPOINT and CMD as shell text into `.singularity.d`; user, working directory,
 volumes, ports, stop signal and health check are lost there. The text is read, never run: an image must not execute anything in our process.
 """
+
 from __future__ import annotations
 
 import os

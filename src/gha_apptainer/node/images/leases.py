@@ -5,6 +5,7 @@ rewrites it with a higher count; a waiter that sees the same content for EXPIRY 
 so clocks of other machines do not matter. A holder known to be dead (same boot, same pid namespace) is not waited for. Where
 two believe that they hold one, both do the work and the later one drops his copy.
 """
+
 from __future__ import annotations
 
 import os

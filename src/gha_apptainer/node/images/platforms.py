@@ -2,6 +2,7 @@
 
 https://github.com/opencontainers/image-spec/blob/main/image-index.md; architectures are Go's GOARCH.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -3,6 +3,7 @@
 The seam: a `tell` callable takes one line of text. If it also has a method `rewrite(text)`, it is a terminal, and `rewrite` replaces the
 last line; the face that owns the terminal provides it. Without one, a log gets a line every LOG_INTERVAL seconds at most.
 """
+
 from __future__ import annotations
 
 import time

@@ -1,4 +1,5 @@
 """Make one image and publish it: in a private work directory, with a private cache, by `apptainer build`, then one rename."""
+
 from __future__ import annotations
 
 import os

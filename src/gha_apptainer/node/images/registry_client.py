@@ -3,6 +3,7 @@
 https://github.com/opencontainers/distribution-spec; tokens as https://distribution.github.io/distribution/spec/auth/token/ says.
 A digest is what we computed over the bytes that came, never what a header says.
 """
+
 from __future__ import annotations
 
 import base64

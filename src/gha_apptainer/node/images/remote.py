@@ -1,4 +1,5 @@
 """What is asked for, and the registry as the routes share it within one fetch: asked once, and only if a route needs the answer."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

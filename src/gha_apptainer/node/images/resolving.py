@@ -1,4 +1,5 @@
 """Plan and fetch: which route an image takes, and taking it."""
+
 from __future__ import annotations
 
 from typing import Callable, List, Optional

@@ -3,6 +3,7 @@
 A SIF is a 128-byte header, a table of 585-byte descriptors and data, all little endian:
 https://github.com/apptainer/sif (pkg/sif). We need its root partition and the JSON object that holds the OCI configuration.
 """
+
 from __future__ import annotations
 
 import os

@@ -7,6 +7,7 @@
 A collector never removes an image with a hold younger than USE_EXPIRY, by the clock of the file system on which both lie. Images
 that are not in the store need no hold, and the three calls do nothing.
 """
+
 from __future__ import annotations
 
 import os

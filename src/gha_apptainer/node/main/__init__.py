@@ -161,6 +161,36 @@ def complain(lines: Sequence[str]) -> None:
     sys.stderr.flush()
 
 
+class Notes:
+    """What a longer work says on stderr: lines, and on a terminal a last one that `rewrite` replaces."""
+
+    def __init__(self, *, terminal: bool) -> None:
+        self._open = False
+        if terminal:
+            self.rewrite = self._rewrite
+
+    def __call__(self, text: str) -> None:
+        """One line, in the place of the one that was rewritten."""
+        if self._open:
+            self._open = False
+            self._write(b"\r\033[K")
+        complain((text,))
+
+    def _rewrite(self, text: str) -> None:
+        self._open = True
+        columns = os.get_terminal_size(2).columns or 80
+        self._write(b"\r\033[K" + ("gha-apptainer: " + text)[: columns - 1].encode("utf-8", "surrogateescape"))
+
+    def _write(self, data: bytes) -> None:
+        sys.stderr.buffer.write(data)
+        sys.stderr.flush()
+
+
+def notes() -> Notes:
+    """Notes for whoever reads our stderr."""
+    return Notes(terminal=os.isatty(2))
+
+
 def environment() -> Mapping[str, str]:
     """The caller's environment as our text, whatever the locale says."""
     return {_text(name): _text(value) for name, value in os.environb.items()}

@@ -16,7 +16,7 @@ from gha_apptainer.domain.image_refs import ImageRef, parse
 from gha_apptainer.domain.images import Image
 from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.node import files, process
-from gha_apptainer.node.main import complain, tell
+from gha_apptainer.node.main import complain, notes, tell
 
 if TYPE_CHECKING:  # loading the engine costs more than parsing, and parsing may fail
     from gha_apptainer.node.engine.protocol import Engine
@@ -99,7 +99,7 @@ class Context:
         from gha_apptainer.node import images
 
         plan = images.plan(parse(asked.image, os.getcwd()), asked.pull, self.settings, self.host)
-        return images.fetch(plan, self.login(plan.ref), _nothing if quiet else _note)
+        return images.fetch(plan, self.login(plan.ref), _nothing if quiet else notes())
 
     def login(self, ref: ImageRef) -> Optional[Login]:
         """The login for the registry of `ref` in the file that the caller's environment names, if it names one."""
@@ -109,10 +109,6 @@ class Context:
         from gha_apptainer.node.images.credentials import read_login
 
         return read_login(path, ref)
-
-
-def _note(text: str) -> None:
-    complain((text,))
 
 
 def _nothing(_text: str) -> None:

@@ -16,7 +16,7 @@ from gha_apptainer.domain.image_refs import parse
 from gha_apptainer.domain.images import PULL_ALWAYS, PULL_IF_NOT_PRESENT, PULL_POLICIES, Image
 from gha_apptainer.domain.secrets import Secret
 from gha_apptainer.node import files, images
-from gha_apptainer.node.main import complain, environment, tell
+from gha_apptainer.node.main import complain, environment, notes, tell
 from gha_apptainer.node.main.context import Context
 from gha_apptainer.node.main.parsing import Parser
 
@@ -92,7 +92,7 @@ def pull(argv: Sequence[str], context: Context) -> int:
     if chosen is None:
         return 0
     login = _login(chosen.username, from_stdin=chosen.password_stdin)
-    talk: Callable[[str], None] = (lambda _text: None) if chosen.quiet else (lambda text: complain((text,)))
+    talk: Callable[[str], None] = (lambda _text: None) if chosen.quiet else notes()
     found: List[Image] = []
 
     def one(reference: str) -> None:

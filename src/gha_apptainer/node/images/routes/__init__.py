@@ -3,6 +3,7 @@
 `look` tells whether the route can serve, without network; `take` does it, and raises NotServed where it turns out that it
 cannot, so that the next route is tried.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass

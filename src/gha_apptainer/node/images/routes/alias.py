@@ -1,4 +1,5 @@
 """Route alias: the site says which path stands for a reference."""
+
 from __future__ import annotations
 
 import os

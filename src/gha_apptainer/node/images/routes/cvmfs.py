@@ -1,4 +1,5 @@
 """Route cvmfs: the image lies unpacked on CVMFS; nothing is downloaded but the files that are read."""
+
 from __future__ import annotations
 
 import os

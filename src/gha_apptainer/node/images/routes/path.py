@@ -1,4 +1,5 @@
 """Route path: the reference itself is a SIF or an unpacked directory."""
+
 from __future__ import annotations
 
 import os

@@ -1,4 +1,5 @@
 """Route registry: resolve, fetch, unpack and publish in the store. One fetches, whoever else wants the same waits for it."""
+
 from __future__ import annotations
 
 from gha_apptainer.domain.image_plans import RouteStep

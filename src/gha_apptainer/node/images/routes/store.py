@@ -1,4 +1,5 @@
 """Route store: the image was fetched before."""
+
 from __future__ import annotations
 
 import os
