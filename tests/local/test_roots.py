@@ -136,16 +136,18 @@ def test_a_lost_root_is_a_failure_whatever_the_exit_code(driver: Driver) -> None
     tell = "print(identity, flush=True)\nended = engine.wait(identity, 60)\nanswer([ended.exit_code, ended.reason])"
     child = driver.start(_start(_sif(driver), "sif", main=SLEEP) + tell)
     assert child.stdout is not None
-    child.stdout.readline()
-    helpers = _helpers(driver)
-    assert helpers
-    for pid in helpers:  # a TERM to a whole job must not end them
-        os.kill(pid, signal.SIGTERM)
-    time.sleep(0.3)
-    assert _helpers(driver) == helpers
-    for pid in helpers:
-        os.kill(pid, signal.SIGKILL)
-    out, err = child.communicate(timeout=60)
+    try:
+        child.stdout.readline()
+        helpers = _helpers(driver)
+        assert helpers
+        for pid in helpers:  # a TERM to a whole job must not end them
+            os.kill(pid, signal.SIGTERM)
+        time.sleep(0.3)
+        assert _helpers(driver) == helpers
+        for pid in helpers:
+            os.kill(pid, signal.SIGKILL)
+    finally:
+        out, err = child.communicate(timeout=90)
     assert b"root file system lost" in out, err
     assert not out.split(b"[")[-1].startswith(b"0,")
 
@@ -168,3 +170,17 @@ def test_a_damaged_sif_is_named(driver: Driver) -> None:
     path.write_bytes(bytes(data))
     said = driver.run(_start(str(path), "sif", main=SLEEP) + "answer({'error': ['nothing']})")
     assert said["error"] != ["nothing"]
+
+
+def test_where_only_network_storage_is_the_layer_goes_to_memory(driver: Driver) -> None:
+    root = driver.own(_tree(driver))
+    script = _start(str(root)).replace(
+        "made = spec(",
+        "engine._nature = lambda path: 'network'\nengine._settings = dataclasses.replace(settings, layer_memory=8 << 20)\nmade = spec(",
+        1,
+    )
+    full = "full = run(identity, '/usr/bin/dd', 'if=/dev/zero', 'of=/opt/big', 'bs=1M', 'count=20')\n"
+    code, out, err, _, said = driver.run(script + full + "said.append(full['err'])\nrun(identity, '/usr/bin/rm', '/opt/big')\n" + CHANGES)
+    assert (code, out) == (0, "more\nother"), err
+    assert "at most 8 MB" in said[0]
+    assert "No space left" in said[1]

@@ -23,6 +23,7 @@ from gha_apptainer.node.engine.foreground import MESSAGE, CancelledEarly, Foregr
 from gha_apptainer.node.engine.monitor import Job, Monitor
 from gha_apptainer.node.engine.records import UNKNOWN, Records
 from gha_apptainer.node.engine.signals import forward_to, signal_number, signal_process
+from gha_apptainer.node.images.filesystems import measure
 
 
 class ApptainerEngine:
@@ -36,8 +37,9 @@ class ApptainerEngine:
         overlay_reason: Callable[[str, str], str],
         sif_offset: Callable[[str], int],
         tell: Callable[[str], None] = lambda _: None,
+        nature: Callable[[str], str] = lambda path: measure(path).nature,
     ) -> None:
-        self._tell = tell
+        self._tell, self._nature = tell, nature
         self._host, self._settings = host, settings
         self._overlay_reason, self._sif_offset = overlay_reason, sif_offset
         self._records = Records(host.state_dir)
@@ -112,12 +114,14 @@ class ApptainerEngine:
             records.write(identity, "layer.path", layer)
         foreign = layers.foreign_owner(spec.image, self._host)
         lower = "" if spec.image.form == SIF else spec.image.rootfs
+        memory = layers.layer_memory(self._nature(layer), self._settings.layer_memory, layers.available_memory())
         root = layers.plan_root(
             spec.image,
             self._host,
             offset=self._sif_offset(spec.image.rootfs) if spec.image.form == SIF else 0,
             foreign=foreign,
-            overlay_reason="" if foreign else self._overlay_reason(layer, lower),
+            overlay_reason="" if foreign else self._overlay_reason("/dev/shm" if memory else layer, lower),
+            memory=memory,
         )
         plan = starting.plan_start(identity, spec, self._host, base, os.path.join(records.state, "volumes"), _resolv_conf())
         for name in ("exit.json", "running.json", "join", "monitor"):

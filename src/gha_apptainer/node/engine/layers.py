@@ -19,6 +19,7 @@ from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.images import SIF, Image
 from gha_apptainer.node import files, process
 from gha_apptainer.node.engine import kernel
+from gha_apptainer.node.images.filesystems import NETWORK
 
 KERNEL, FUSE, COPY = "overlay", "fuse-overlayfs", "copy"
 _COPY_LIMIT = 3600.0  # seconds for a private copy of an image
@@ -29,7 +30,7 @@ class RootPlan:
     """How the root is made. `lower` is a directory, or a SIF whose squashfs starts at `offset` bytes.
 
     `mechanism` is overlay, fuse-overlayfs or copy; `why` says why it is not the first of them. `squash` shows every file of the image as
-    ours, for images whose owner is not mapped.
+    ours, for images whose owner is not mapped. `memory` above 0 puts the writable layer into memory, at most so many bytes of it.
     """
 
     mechanism: str
@@ -38,6 +39,7 @@ class RootPlan:
     offset: int = 0
     squash: bool = False
     why: str = ""
+    memory: int = 0
 
 
 def foreign_owner(image: Image, host: HostFacts) -> bool:
@@ -45,7 +47,29 @@ def foreign_owner(image: Image, host: HostFacts) -> bool:
     return image.form != SIF and host.uid != 0 and os.lstat(image.rootfs).st_uid != host.uid
 
 
-def plan_root(image: Image, host: HostFacts, *, offset: int, foreign: bool, overlay_reason: str) -> RootPlan:
+def layer_memory(nature: str, wanted: int, available: int) -> int:
+    """How many bytes of memory the writable layer may take: none on local storage, where it lies on disk.
+
+    `nature` is local, memory or network; on network storage an overlay's upper directory is not supported
+    (https://docs.kernel.org/filesystems/overlayfs.html), so the layer goes to memory, unless the site says 0 or half the memory that is
+    `available` is less than `wanted`.
+    """
+    return wanted if nature == NETWORK and 0 < wanted <= available // 2 else 0
+
+
+def available_memory() -> int:
+    """Bytes that can be used without swapping, as the kernel estimates; 0 if it does not say. man 5 proc_meminfo."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as handle:
+            for line in handle:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) << 10
+    except (OSError, ValueError):
+        pass
+    return 0
+
+
+def plan_root(image: Image, host: HostFacts, *, offset: int, foreign: bool, overlay_reason: str, memory: int = 0) -> RootPlan:
     """Decide. `overlay_reason` says why the kernel's overlay does not work on the layer's file system ("" = it does).
 
     Raises HostUnfit where nothing works, naming each reason.
@@ -62,9 +86,9 @@ def plan_root(image: Image, host: HostFacts, *, offset: int, foreign: bool, over
         return RootPlan(COPY, image.rootfs, True, offset, why=fuse or "squashfuse is not installed")
     reason = "the image belongs to another user" if foreign else overlay_reason
     if not reason:
-        return RootPlan(KERNEL, image.rootfs, sif, offset)
+        return RootPlan(KERNEL, image.rootfs, sif, offset, memory=memory)
     if not fuse and host.fuse_overlayfs:
-        return RootPlan(FUSE, image.rootfs, sif, offset, squash=foreign, why=reason)
+        return RootPlan(FUSE, image.rootfs, sif, offset, squash=foreign, why=reason, memory=memory)
     why = "%s; fuse-overlayfs: %s" % (reason, fuse or "not installed")
     return RootPlan(COPY, image.rootfs, sif, offset, why=why)
 
@@ -102,6 +126,9 @@ def mount_root(plan: RootPlan, host: HostFacts, layer: str, *, single: bool, tel
     `tell` hears of what costs time or space that nobody asked for.
     """
     helpers: List[int] = []
+    if plan.memory:
+        tell("the writable layer is in memory, at most %d MB: there is only network storage for it" % (plan.memory >> 20))
+        kernel.mount(b"tmpfs", files.encode(layer), b"tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, b"mode=755,size=%d" % plan.memory)
     for name in ("upper", "work", "merged", "image"):
         os.makedirs(os.path.join(layer, name), mode=0o755, exist_ok=True)
     merged = os.path.join(layer, "merged")
