@@ -17,10 +17,8 @@ _TAKE_TEXT = ("bash", "sh", "dash", "zsh", "ksh", "python", "python3")
 
 def inline(script: Script, setup: str) -> Args:
     """The step's command with its lines as an argument instead of a file that is gone; `setup` is sourced before them if given."""
-    if script.argv[:2] == ("sh", "-c"):
-        inner: Args = ("bash", "-e", "-c", script.text)
-    elif script.argv[0] in _TAKE_TEXT and script.argv[-1] == PLACE and len(script.text) <= LIMIT:
-        inner = (*script.argv[:-1], "-c", script.text)
+    if script.argv[0] in _TAKE_TEXT and script.argv[-1] == PLACE and len(script.text) <= LIMIT:
+        inner: Args = (*script.argv[:-1], "-c", script.text)
     else:
         inner = script.command("./step" + script.extension)
     if len(script.text) > LIMIT:
@@ -35,5 +33,14 @@ def variable_options(env: Env) -> Tuple[str, ...]:
 
 def line(argv: Args, variables: Tuple[str, ...], at: int) -> str:
     """The command as one line for a shell; `variables` stand before argument number `at`."""
-    quoted = [shlex.quote(word) for word in argv]
+    quoted = [_quoted(word) for word in argv]
     return " ".join([*quoted[:at], *variables, *quoted[at:]])
+
+
+def _quoted(word: str) -> str:
+    """A word for bash, on one line whatever is in it."""
+    if not any(letter in word for letter in "\n\r\t"):
+        return shlex.quote(word)
+    for plain, written in (("\\", "\\\\"), ("'", "\\'"), ("\n", "\\n"), ("\r", "\\r"), ("\t", "\\t")):
+        word = word.replace(plain, written)
+    return "$'%s'" % word

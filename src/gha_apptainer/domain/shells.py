@@ -21,8 +21,8 @@ _BUILT_IN: Dict[str, Tuple[Args, str]] = {
     "pwsh": (("pwsh", "-command", ". '%s'" % PLACE), ".ps1"),
 }
 _WINDOWS = ("cmd", "powershell")
-# The runner looks for bash on its own machine; whether an image has one is known only inside.
-_DEFAULT = ("sh", "-c", 'if command -v bash >/dev/null 2>&1; then exec bash -e "$1"; else exec sh -e "$1"; fi', "sh", PLACE)
+_DEFAULT = ("bash", "-e", PLACE)
+_WITHOUT_BASH = ("sh", "-e", PLACE)
 _KNOWN = "leave it out, or use bash, sh, python, pwsh, or a command with %s where the script's path goes" % PLACE
 
 SETUP_SHELL = ("bash", "--noprofile", "--norc")
@@ -50,11 +50,16 @@ exec "${gha_command[@]}"
 
 @dataclass(frozen=True)
 class Script:
-    """The step's lines as a file: its extension, its text, and the command line, with PLACE for the file's path."""
+    """The step's lines as a file: its extension, its text, and the command line, with PLACE for the file's path.
+
+    `fallback` is the command line where the first one's program does not exist; the runner looks for bash on its own machine, but whether
+    an image has one is known only inside. (No shell may choose between them: dash drops variables whose names it does not like.)
+    """
 
     extension: str
     text: str
     argv: Args
+    fallback: Args = ()
 
     def command(self, path: str) -> Args:
         """The command line for the script at `path`."""
@@ -64,7 +69,7 @@ class Script:
 def script(shell: str, lines: str) -> Script:
     """The script file and command line for a step's `shell` and `run`. Raises InputError for a shell that is none."""
     if not shell:
-        return Script(".sh", lines, _DEFAULT)
+        return Script(".sh", lines, _DEFAULT, _WITHOUT_BASH)
     if shell in _BUILT_IN:
         argv, extension = _BUILT_IN[shell]
         return Script(extension, _powershell(lines) if shell == "pwsh" else lines, argv)

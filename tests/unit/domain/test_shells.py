@@ -66,12 +66,9 @@ def test_every_shell_stops_at_the_first_error(shell: str, tmp_path: Path) -> Non
     assert (done.returncode, done.stdout) == (1, "")
 
 
-def test_without_bash_the_default_is_sh(tmp_path: Path) -> None:
-    only = tmp_path / "bin"
-    only.mkdir()
-    (only / "sh").symlink_to("/bin/sh")
-    done = _run("echo ok; false; echo no", "", tmp_path, path=str(only))
-    assert (done.returncode, done.stdout) == (1, "ok\n")
+def test_only_the_default_has_something_to_fall_back_to() -> None:
+    assert script("", "x").fallback == ("sh", "-e", "{0}")
+    assert [script(shell, "x").fallback for shell in ("bash", "sh", "python", "x {0}")] == [(), (), (), ()]
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Dict, Mapping, Optional, Tuple
 from gha_apptainer.domain.action_inputs import CALLER_OUTPUT, PREFIX, from_variables, parse_inputs
 from gha_apptainer.domain.container_specs import DEFAULT_PATH, GPU_MASKS, check_sources, container_spec
 from gha_apptainer.domain.containers import GPU_NONE, ContainerSpec, ExitStatus, Mount, Owner, Stdio
-from gha_apptainer.domain.errors import GhaError, InputError, disk_full, is_disk_full
+from gha_apptainer.domain.errors import DOCKER_NOT_FOUND, GhaError, InputError, disk_full, is_disk_full
 from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.image_refs import DOCKER, parse
 from gha_apptainer.domain.images import Image
 from gha_apptainer.domain.reproduce import inline, line, variable_options
 from gha_apptainer.domain.settings import NodeSettings
+from gha_apptainer.domain.shells import PLACE
 from gha_apptainer.domain.step_environments import path_of
 from gha_apptainer.domain.step_records import StepRecord, cancelled, card_rows, verdict
 from gha_apptainer.domain.verdicts import Verdict, Word
@@ -190,9 +191,15 @@ class ContainerStep:
         for path, text in plan.files:
             files.write_whole(path, files.encode(text), mode=readable & 0o755)
         self._record = replace(self._record, command=self._command(plan, spec))
-        self.report.line("Run %s" % " ".join(spec.main.argv[-3:] if plan.script else spec.main.argv))
+        self.report.line("Run " + " ".join(spec.main.argv))
         started = time.time()
-        status = self._open_engine(host, settings).run(spec, "", Stdio(-1, 1, 2), grace=cancelling.GRACE)
+        engine = self._open_engine(host, settings)
+        status = engine.run(spec, "", Stdio(-1, 1, 2), grace=cancelling.GRACE)
+        if plan.script is not None and plan.script.fallback and status.exit_code == DOCKER_NOT_FOUND and status.reason:
+            # nothing has run yet: the reason is the engine's own, a command that ends with 127 has none
+            argv = tuple(word.replace(PLACE, plan.script_path) for word in plan.script.fallback)
+            self.report.line("the image has no bash: " + " ".join(argv))
+            status = engine.run(replace(spec, main=replace(spec.main, argv=argv)), "", Stdio(-1, 1, 2), grace=cancelling.GRACE)
         return self._ended(status, started)
 
     def _open_engine(self, host: HostFacts, settings: NodeSettings) -> Engine:
@@ -292,15 +299,24 @@ def _internal(error: Exception) -> GhaError:
     )
 
 
+_FOLDER = "gha-apptainer-step"
+
+
 class _Folder:
-    """A private directory for the step's files, gone afterwards."""
+    """A private directory for the step's files, gone afterwards; what killed steps of the same runner left is removed before."""
 
     def __init__(self, parent: str) -> None:
         self._parent = parent
         self._path = ""
 
     def __enter__(self) -> str:
-        self._path = tempfile.mkdtemp(prefix="gha-apptainer-", dir=self._parent)
+        for name in os.listdir(self._parent):
+            words = name.split(".")
+            ours = words[0] == _FOLDER and len(words) == 4 and words[1].isdigit() and words[2].isdigit()
+            if ours and not process.alive(int(words[1]), int(words[2])):
+                shutil.rmtree(os.path.join(self._parent, name), ignore_errors=True)
+        prefix = "%s.%d.%d." % (_FOLDER, os.getpid(), process.start_time(os.getpid()))
+        self._path = tempfile.mkdtemp(prefix=prefix, dir=self._parent)
         return self._path
 
     def __exit__(self, *_: object) -> None:

@@ -136,7 +136,8 @@ def _with_command(plan: StepPlan) -> StepPlan:
         return plan
     argv: Args = plan.script.command(plan.script_path)
     env = plan.asked.env
-    if plan.setup_script:
+    if plan.setup_script:  # its wrapper needs bash, so there is no question which shell there is
+        plan = replace(plan, script=replace(plan.script, fallback=()))
         argv = shells.view_script(argv, plan.setup_script, plan.setup_path)
     if plan.view is not None and "LC_ALL" not in dict(plan.env_context + plan.env_input):
         env = (*env, ("LC_ALL", "C"))
