@@ -48,9 +48,15 @@ class ApptainerEngine:
 
     def create(self, spec: ContainerSpec, name: str = "") -> str:
         """Record a container; nothing runs yet. Raises InputError for a name that is taken."""
+        return self._add(spec, name)[0]
+
+    def _add(self, spec: ContainerSpec, name: str) -> Tuple[str, ContainerSpec]:
         self._check_host()
         self.reap()
-        return self._records.add(spec, name)
+        identity = os.urandom(32).hex()
+        full = starting.named(spec, identity)
+        self._records.add(identity, full, name)
+        return identity, full
 
     def start(self, id: str, stdio: Optional[Stdio] = None) -> None:
         """Start a created or ended container and return when its main process runs. It goes on by itself afterwards.
@@ -69,7 +75,7 @@ class ApptainerEngine:
         Signals are handed on to the main process, as `docker run` does. With `grace` (seconds) the first signal cancels: the main
         process's whole session gets it, and what is left after the grace is killed.
         """
-        identity = self.create(spec, name)
+        identity, spec = self._add(spec, name)
         foreground = Foreground(self._records, identity, stdio, grace)
         with foreground:
             channel, monitor = self._launch(identity, stdio, attached=True, spec=spec)
@@ -123,7 +129,7 @@ class ApptainerEngine:
             overlay_reason="" if foreign else self._overlay_reason("/dev/shm" if memory else layer, lower),
             memory=memory,
         )
-        plan = starting.plan_start(identity, spec, self._host, base, os.path.join(records.state, "volumes"), _resolv_conf())
+        plan = starting.plan_start(spec, self._host, base, os.path.join(records.state, "volumes"), _resolv_conf())
         for name in ("exit.json", "running.json", "join", "monitor"):
             files.remove_tree(os.path.join(base, name))
         job = Job(identity, spec, root, plan, layer, attached, fresh_proc=not self._host.proc_reason)
@@ -150,13 +156,16 @@ class ApptainerEngine:
     def _await_start(self, channel: socket.socket, foreground: Optional[Foreground] = None) -> Optional[ExitStatus]:
         """Until the monitor says ready (None), that the main process could not start (its status), or an error (raised)."""
         while True:
+            limit, watched = setup.READY_LIMIT + 60, [channel.fileno()]
             if foreground is not None:
                 foreground.forward_if_started()
-                foreground.check_early()
-            watched = [channel] if foreground is None else [channel, foreground.wake]
-            ready = select.select(watched, [], [], setup.READY_LIMIT + 60)[0]
+                limit = foreground.early_limit()
+                watched.append(foreground.wake)
+            ready = select.select(watched, [], [], limit)[0]
             if foreground is not None and foreground.wake in ready:
                 foreground.woken()
+                continue
+            if not ready and foreground is not None and limit < setup.READY_LIMIT:
                 continue
             if not ready:
                 raise TimedOut("the container's monitor does not answer")

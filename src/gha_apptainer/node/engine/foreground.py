@@ -17,8 +17,10 @@ from gha_apptainer.domain.documents import from_plain
 from gha_apptainer.domain.errors import DOCKER_FAILURE, EngineFailed, GhaError
 from gha_apptainer.node.engine import terminal
 from gha_apptainer.node.engine.records import Records
+from gha_apptainer.node.engine.setup import READY_LIMIT
 from gha_apptainer.node.engine.signals import CANCELLING, PROXIED, Handler, signal_process, signal_session
 
+_EARLY = 1.0  # seconds: a container that starts at all has started by then
 MESSAGE = 1 << 18
 """The largest message of a monitor, in bytes."""
 
@@ -40,6 +42,7 @@ class Foreground:
         self._pending: List[int] = []
         self._deadline = 0.0
         self._cancelled = 0
+        self._early = 0.0
         self.master = -1
 
     def __enter__(self) -> Foreground:
@@ -74,11 +77,20 @@ class Foreground:
         """Take the bytes by which a signal ended our wait."""
         os.read(self.wake, 4096)
 
-    def check_early(self) -> None:
-        """A signal that would end a command, before there is a command: nothing needs its grace. Raises CancelledEarly."""
-        for number in self._pending:
-            if number in CANCELLING:
-                raise CancelledEarly(number)
+    def early_limit(self) -> float:
+        """Seconds that a start may go on although a signal that ends commands has come; without one, as long as a start may take.
+
+        The command may run already while the word of it is on its way, and then the signal is the command's. Raises CancelledEarly when
+        the time is over.
+        """
+        early = [number for number in self._pending if number in CANCELLING]
+        if not early:
+            return READY_LIMIT + 60
+        self._early = self._early or time.monotonic() + _EARLY
+        left = self._early - time.monotonic()
+        if left <= 0:
+            raise CancelledEarly(early[0])
+        return left
 
     def judged(self, status: ExitStatus) -> ExitStatus:
         """The status, never success for work that was cancelled: a program may end with 0 when it is asked to stop."""

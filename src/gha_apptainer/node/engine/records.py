@@ -27,6 +27,7 @@ from gha_apptainer.node import files, process
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 _ID = re.compile(r"[0-9a-f]{64}")
+_HALF = re.compile(r".*\.([0-9]+)\.[0-9a-f]+\.new")
 UNKNOWN = "unknown: its monitor left no record"
 _KEEP_ENDED = 3600.0  # seconds that the end of a removed container can still be asked for
 
@@ -59,9 +60,8 @@ class Records:
 
     # making and removing
 
-    def add(self, spec: ContainerSpec, name: str) -> str:
-        """Write a new container's directory and claim its name (a fresh one if empty); gives its id."""
-        identity = os.urandom(32).hex()
+    def add(self, identity: str, spec: ContainerSpec, name: str) -> None:
+        """Write a new container's directory and claim its name (one made of its id if empty). Raises InputError for a taken name."""
         chosen = name or "c-" + identity[:12]
         if not _NAME.fullmatch(chosen):
             raise InputError("%r is no container name" % name, remedy="use letters, digits, dot, dash and underscore")
@@ -81,7 +81,6 @@ class Records:
         except BaseException:
             files.remove_tree(making)
             raise
-        return identity
 
     def discard(self, identity: str, status: Optional[ExitStatus] = None) -> None:
         """Remove a container's directory, layer and name; `status` stays behind for who still waits. Gone already is fine."""
@@ -121,7 +120,12 @@ class Records:
             claim = os.path.join(self.state, "names", name)
             try:
                 identity, pid, started = files.decode(files.read_whole(claim)).split(" ")
-            except (FileNotFoundError, ValueError):
+            except FileNotFoundError:
+                continue
+            except ValueError:
+                maker = _HALF.fullmatch(name)  # a claim that was never finished, by a process that was killed over it
+                if maker is not None and not process.start_time(int(maker.group(1))):
+                    os.unlink(claim)
                 continue
             if not os.path.isdir(self.path(identity)) and not process.alive(int(pid), int(started)):
                 os.unlink(claim)

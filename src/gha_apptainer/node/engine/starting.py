@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import List, Tuple
 
-from gha_apptainer.domain.containers import ANONYMOUS, BIND, GPU_NONE, GPU_NVIDIA, NETWORK_NONE, TMPFS, VOLUME, Args, ContainerSpec, Mount
+from gha_apptainer.domain.containers import (
+    ANONYMOUS,
+    BIND,
+    GPU_NONE,
+    GPU_NVIDIA,
+    NETWORK_NONE,
+    TMPFS,
+    VOLUME,
+    Args,
+    ContainerSpec,
+    ExecRequest,
+    Mount,
+)
 from gha_apptainer.domain.errors import HostUnfit, InputError, Refused
 from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.settings import NodeSettings
@@ -47,14 +59,14 @@ class StartPlan:
     private_network: bool
 
 
-def plan_start(identity: str, spec: ContainerSpec, host: HostFacts, base: str, volumes: str, resolv_conf: str) -> StartPlan:
+def plan_start(spec: ContainerSpec, host: HostFacts, base: str, volumes: str, resolv_conf: str) -> StartPlan:
     """Pure but for nothing: `base` is the container's directory, `volumes` that of named volumes, `resolv_conf` the host's own text.
 
     Raises Refused, InputError or HostUnfit, before anything is made.
     """
     if spec.ports:
         raise Refused("publishing ports is not served by this engine yet", remedy="use --network host: ports are then the host's")
-    hostname = spec.hostname or identity[:12]
+    hostname = spec.hostname
     private = spec.network == NETWORK_NONE
     return StartPlan(
         hostname=hostname,
@@ -68,6 +80,18 @@ def plan_start(identity: str, spec: ContainerSpec, host: HostFacts, base: str, v
         gpu=spec.gpu != GPU_NONE,
         private_network=private,
     )
+
+
+def named(spec: ContainerSpec, identity: str) -> ContainerSpec:
+    """The spec with the hostname that the container will have, and HOSTNAME in its environment, as Docker gives both."""
+    hostname = spec.hostname or identity[:12]
+
+    def with_name(request: ExecRequest) -> ExecRequest:
+        known = any(name == "HOSTNAME" for name, _ in request.env)
+        return request if known else replace(request, env=(*request.env, ("HOSTNAME", hostname)))
+
+    main = None if spec.main is None else with_name(spec.main)
+    return replace(spec, hostname=hostname, main=main, usual=with_name(spec.usual))
 
 
 def hosts_text(hostname: str, spec: ContainerSpec) -> str:
