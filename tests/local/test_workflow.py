@@ -312,3 +312,21 @@ def test_a_ctrl_c_while_things_are_prepared_ends_at_once(place: Place) -> None:
     child.communicate(timeout=LIMIT)
     assert child.returncode == 130
     assert marked(str(slow)) == []
+
+
+@pytest.mark.case("workflow-73")
+def test_a_called_workflow_runs_with_the_labels_of_its_caller(place: Place) -> None:
+    place.write(
+        "on: {workflow_call: {inputs: {label: {type: string, default: x}}}}\n"
+        "jobs: {in: {runs-on: '${{ inputs.label }}', steps: [{run: 'echo ran on ${{ inputs.label }}'}]}}\n",
+        "called.yml",
+    )
+    place.write(
+        "on: push\njobs:\n  j:\n    strategy: {matrix: {l: [a, b]}}\n    uses: ./called.yml\n    with: {label: 'el-${{ matrix.l }}'}\n"
+        "  k:\n    needs: j\n    runs-on: z\n    steps: [{run: echo last}]\n"
+    )
+    done = place.run("--json", "w.yml")
+    assert done.returncode == 0, done.stderr
+    assert sorted(job["id"] for job in json.loads(done.stdout)["jobs"]) == ["in", "in", "k"]
+    assert "ran on el-a" in done.stderr
+    assert "ran on el-b" in done.stderr

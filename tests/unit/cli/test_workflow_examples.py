@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -115,6 +117,28 @@ def test_a_host_without_packages_is_told_what_to_do(
 def test_a_registry_that_is_not_there_is_not_reached() -> None:
     assert not examples.reaches("127.0.0.1:1")
     assert not examples.reaches("no-such-host.invalid")
+
+
+class _Asks(BaseHTTPRequestHandler):
+    """A registry's first answer."""
+
+    def do_GET(self) -> None:
+        self.send_response(401 if self.path == "/v2/" else 500)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quietly."""
+
+
+def test_a_registry_that_asks_for_credentials_is_reached() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Asks) as server:
+        thread = Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            assert examples.reaches(f"127.0.0.1:{server.server_port}")
+        finally:
+            server.shutdown()
+            thread.join(10)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*/*.yml")), ids=lambda one: one.stem)

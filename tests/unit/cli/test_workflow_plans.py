@@ -88,6 +88,16 @@ def test_a_called_workflow_is_read_too(tmp_path: Path) -> None:
     assert [(one.key, one.id, one.conditional) for one in found.expected] == [("j/in", "in", True)]
 
 
+@pytest.mark.case("workflow-18")
+def test_labels_that_a_caller_gives_are_known(tmp_path: Path) -> None:
+    called = "on: {workflow_call: {inputs: {on: {default: x}}}}\njobs: {in: {runs-on: '${{ inputs.on }}', %s}}" % STEPS
+    (tmp_path / "called.yml").write_text(called, encoding="utf-8")
+    caller = "on: push\njobs: {j: {strategy: {matrix: {l: [a, b]}}, uses: ./called.yml, with: {on: 'el-${{ matrix.l }}'}}}"
+    found = make(tmp_path, caller)
+    assert found.labels == ("el-a", "el-b")
+    assert [(one.key, one.count) for one in found.expected] == [("j/in", 2)]
+
+
 @pytest.mark.case("workflow-19")
 def test_missing_programs_are_warned_of_not_refused(tmp_path: Path) -> None:
     action(tmp_path, "js", "runs: {using: node20, main: a.js}")

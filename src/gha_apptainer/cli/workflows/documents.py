@@ -33,7 +33,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Job:
-    """One job. `matrix`, `runs_on`, `container` and `services` are as written; `calls` is a reusable workflow instead of steps."""
+    """One job. `matrix`, `runs_on`, `container` and `services` are as written; `calls` is a reusable workflow instead of steps.
+
+    `inputs` are what the job gives to the workflow that it calls.
+    """
 
     id: str
     title: str
@@ -43,6 +46,7 @@ class Job:
     conditional: bool
     steps: tuple[Step, ...]
     calls: str = ""
+    inputs: Mapping[str, object] = field(default_factory=dict)
     container: object = None
     services: object = None
 
@@ -131,6 +135,7 @@ def _job(path: Path, key: str, raw: object) -> Job:
     strategy = raw.get("strategy")
     needs = raw.get("needs") or ()
     calls = raw.get("uses") or ""
+    inputs = raw.get("with")
     steps = raw.get("steps")
     if not calls and (not isinstance(steps, Sequence) or isinstance(steps, str) or not steps):
         raise InputError(f"{where} has no steps", remedy="a job has `steps:` or `uses:`")
@@ -145,6 +150,7 @@ def _job(path: Path, key: str, raw: object) -> Job:
         conditional="if" in raw,
         steps=tuple(_step(where, at, item) for at, item in enumerate(steps or (), 1)) if not calls else (),
         calls=str(calls),
+        inputs=inputs if isinstance(inputs, Mapping) else {},
         container=raw.get("container"),
         services=raw.get("services"),
     )

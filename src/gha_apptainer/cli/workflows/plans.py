@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gha_apptainer.cli.workflows.documents import Job, Step, Workflow, load_yaml, read_steps, read_workflow
 from gha_apptainer.cli.workflows.matrices import combinations
 from gha_apptainer.cli.workflows.options import ActOptions
-from gha_apptainer.cli.workflows.runner_labels import labels
+from gha_apptainer.cli.workflows.runner_labels import given_inputs, labels
 from gha_apptainer.domain.errors import InputError, Refused
 
 OUR_REPOSITORY = "apptainer-gha-runner"
@@ -52,6 +52,16 @@ class RunPlan:
     containers: tuple[Step, ...]
 
 
+@dataclass(frozen=True)
+class _Way:
+    """What the callers of a workflow mean for its jobs: the front of their keys, and as in Expected."""
+
+    key: str
+    conditional: bool
+    needs: tuple[str, ...]
+    times: int | None
+
+
 @dataclass
 class _Seen:
     problems: list[str]
@@ -91,7 +101,7 @@ def plan(workflow: Workflow, root: Path, options: ActOptions, which: Callable[[s
     if options.job and options.job not in {one.id for one in workflow.jobs}:
         raise InputError(f"{workflow.path} has no job '{options.job}'", remedy="its jobs: " + ", ".join(one.id for one in workflow.jobs))
     seen = _Seen([], set(options.labels), set(), [], {}, set(), [])
-    _visit_workflow(workflow, root, options, seen, prefix="", job_filter=options.job, conditional=False, needs=())
+    _visit_workflow(workflow, _Way("", False, (), 1), root, options, seen, options.job)
     if seen.problems:
         more = "" if len(seen.problems) == 1 else f" ({len(seen.problems)} reasons)"
         raise Refused(f"{workflow.path} cannot run on this machine{more}:\n  " + "\n  ".join(seen.problems))
@@ -123,41 +133,33 @@ def _needed(workflow: Workflow, start: str) -> set[str]:
     return found
 
 
-def _visit_workflow(
-    workflow: Workflow,
-    root: Path,
-    options: ActOptions,
-    seen: _Seen,
-    *,
-    prefix: str,
-    job_filter: str,
-    conditional: bool,
-    needs: tuple[str, ...],
-) -> None:
+def _visit_workflow(workflow: Workflow, way: _Way, root: Path, options: ActOptions, seen: _Seen, job_filter: str = "") -> None:
     wanted = _needed(workflow, job_filter) if job_filter else {one.id for one in workflow.jobs}
     for job in (one for one in workflow.jobs if one.id in wanted):
         where = f"workflow '{workflow.title}', job '{job.id}'"
-        maybe = conditional or job.conditional
-        above = needs + tuple(prefix + one for one in job.needs)
-        if job.calls:
-            _visit_call(where, job, root, options, seen, prefix=prefix, conditional=maybe, needs=above)
-            continue
         known = None if options.given("--matrix") else combinations(job.matrix)
-        seen.expected.append(Expected(prefix + job.id, job.id, None if known is None else len(known), maybe, above))
+        here = _Way(
+            key=way.key + job.id,
+            conditional=way.conditional or job.conditional,
+            needs=way.needs + tuple(way.key + one for one in job.needs),
+            times=None if known is None or way.times is None else way.times * len(known),
+        )
+        if job.calls:
+            _visit_call(where, job, workflow, here, root, options, seen)
+            continue
+        seen.expected.append(Expected(here.key, job.id, here.times, here.conditional, here.needs))
         _visit_job(where, job, workflow, root, options, seen)
 
 
-def _visit_call(
-    where: str, job: Job, root: Path, options: ActOptions, seen: _Seen, *, prefix: str, conditional: bool, needs: tuple[str, ...]
-) -> None:
+def _visit_call(where: str, job: Job, workflow: Workflow, way: _Way, root: Path, options: ActOptions, seen: _Seen) -> None:
     if not job.calls.startswith("./"):
         seen.problems.append(f"{where}: the reusable workflow {job.calls} lies in another repository, which is not fetched; copy it here")
-    elif prefix.count("/") >= _NESTING:
+    elif way.key.count("/") >= _NESTING:
         seen.problems.append(f"{where}: reusable workflows call each other more than {_NESTING} levels deep")
     else:
         called = read_workflow(root / job.calls)
-        inner = f"{prefix}{job.id}/"
-        _visit_workflow(called, root, options, seen, prefix=inner, job_filter="", conditional=conditional, needs=needs)
+        called = replace(called, input_defaults={**called.input_defaults, **given_inputs(job, workflow.input_defaults)})
+        _visit_workflow(called, replace(way, key=way.key + "/"), root, options, seen)
 
 
 def _visit_job(where: str, job: Job, workflow: Workflow, root: Path, options: ActOptions, seen: _Seen) -> None:

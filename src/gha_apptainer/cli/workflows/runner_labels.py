@@ -25,6 +25,12 @@ def labels(job: Job, inputs: Mapping[str, object]) -> tuple[str, ...] | None:
     return None if not found else tuple(sorted(found))
 
 
+def given_inputs(job: Job, inputs: Mapping[str, object]) -> Mapping[str, object]:
+    """What a job may give to the workflow that it calls, each input as the list of its values; without those that only the run can tell."""
+    found = {name: _values(value, _matrix_values(job), inputs) for name, value in job.inputs.items()}
+    return {name: sorted(values) for name, values in found.items() if values}
+
+
 def _matrix_values(job: Job) -> Sequence[Combination]:
     known = combinations(job.matrix)
     if known is not None:
