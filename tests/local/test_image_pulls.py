@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from pulling import Puller
-from registries import PASSWORD, USER, Made, Registry, tree
+from registries import PASSWORD, USER, Answer, Made, Registry, tree
 
 CONFIG = {
     "Entrypoint": ["/opt/run", "a b"],
@@ -76,6 +76,7 @@ def test_owners_and_modes_of_an_unpacked_image(puller: Puller, local_registry: R
                     assert state.st_mode & 0o700 == 0o700, os.path.join(top, one)
                 elif stat.S_ISREG(state.st_mode):
                     assert state.st_mode & 0o600 == 0o600, os.path.join(top, one)
+    assert stat.S_IMODE((rootfs / "tmp").stat().st_mode) == 0o1777
     # setuid files of an image must not be in the reach of other users
     assert stat.S_IMODE((rootfs.parent).stat().st_mode) == 0o700
 
@@ -145,6 +146,37 @@ def test_trouble_that_passes_is_told_and_survived(puller: Puller, local_registry
     got = puller.run("found = pull('%s/team/tool:1')\nanswer([found, said])" % local_registry.address)
     assert got[0]["digest"]["text"] == pushed.manifest
     assert sum("trying again" in line for line in got[1]) == 2
+
+
+def test_trouble_with_a_layer_that_passes_is_survived(puller: Puller, local_registry: Registry, pushed: Made) -> None:
+    left = [500, 502, 503]
+
+    def answer(path: str, _headers: Mapping[str, str]) -> Answer | None:
+        return (left.pop(), {}, b"") if pushed.layers[0] in path and left else None
+
+    local_registry.answer = answer
+    assert puller.run("answer(pull('%s/team/tool:1'))" % local_registry.address)["digest"]["text"] == pushed.manifest
+    assert left == []
+
+
+def test_layer_that_is_gone_is_an_error_at_once(puller: Puller, local_registry: Registry, pushed: Made) -> None:
+    gone = b'{"errors":[{"code":"BLOB_UNKNOWN","message":"blob unknown to registry"}]}'
+    local_registry.answer = lambda path, _headers: (404, {"content-type": "application/json"}, gone) if pushed.layers[0] in path else None
+    got = puller.run("answer(attempt(lambda: pull('%s/team/tool:1')))" % local_registry.address)
+    assert got["error"] == "ImageFailed"
+    assert local_registry.address in got["text"]
+    assert local_registry.count(pushed.layers[0]) == 1
+    assert puller.left() == []
+
+
+def test_umask_of_the_caller_does_not_reach_into_images(puller: Puller, local_registry: Registry, pushed: Made) -> None:
+    found = puller.run("os.umask(0o077)\nanswer(pull('%s/team/tool:1'))" % local_registry.address)
+    rootfs = Path(found["rootfs"])
+    assert stat.S_IMODE((rootfs / "bin").stat().st_mode) == 0o755
+    assert stat.S_IMODE((rootfs / "tmp").stat().st_mode) == 0o1777
+    assert stat.S_IMODE((rootfs / "etc/marker").stat().st_mode) == 0o644
+    assert stat.S_IMODE((rootfs / "etc").stat().st_mode) == 0o755
+    assert stat.S_IMODE(rootfs.stat().st_mode) == 0o755
 
 
 def test_unreachable_registry_is_named_with_its_reason(puller: Puller) -> None:

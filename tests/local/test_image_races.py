@@ -105,6 +105,41 @@ def test_apptainer_ends_with_the_process_that_started_it(puller: Puller, local_r
     go_on.set()
 
 
+def test_interrupted_pull_ends_everything_at_once(puller: Puller, local_registry: Registry) -> None:
+    puller.http = (local_registry.address,)
+    made = local_registry.push("team/interrupted", "1", tree())
+    reached, go_on = threading.Event(), threading.Event()
+
+    def hold(path: str, headers: Mapping[str, str]) -> None:
+        if made.layers[0] in path:
+            reached.set()
+            go_on.wait(WAIT)
+
+    local_registry.answer = hold
+    child = puller.start("pull('%s/team/interrupted:1')" % local_registry.address)
+    assert reached.wait(WAIT)
+    running = _below(child.pid)
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=WAIT)
+    go_on.set()
+    assert b"KeyboardInterrupt" in err
+    assert not [pid for pid in running if _runs(pid)]
+    assert puller.left() == []
+
+
+def test_file_system_without_links(puller: Puller, local_registry: Registry) -> None:
+    puller.http = (local_registry.address,)
+    made = local_registry.push("team/linkless", "1", tree(weight=WEIGHT))
+    script = (
+        "import errno\ndef link(*a, **k):\n    raise OSError(errno.EPERM, 'no links here')\nos.link = link\n"
+        "answer(pull('%s/team/linkless:1'))" % local_registry.address
+    )
+    crowd = [puller.start(script) for _ in range(4)]
+    assert {puller.finish(child)["digest"]["text"] for child in crowd} == {made.manifest}
+    assert local_registry.count(made.layers[0]) == 1
+    assert puller.left() == []
+
+
 def _below(pid: int) -> list[int]:
     found = []
     for task in os.listdir("/proc/%d/task" % pid):

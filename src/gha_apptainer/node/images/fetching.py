@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Callable, List, Optional
 
-from gha_apptainer.domain.errors import GhaError
+from gha_apptainer.domain.errors import GhaError, ImageFailed
 from gha_apptainer.domain.images import PULL_ALWAYS, SIF, Image, OciConfig
 from gha_apptainer.domain.oci_configs import parse_config
 from gha_apptainer.node.images.credentials import write_authfile
@@ -20,6 +20,7 @@ from gha_apptainer.node.images.remote import RegistryRemote
 from gha_apptainer.node.images.routes import Errand, NotServed
 from gha_apptainer.node.images.routes.registry import plain_http
 from gha_apptainer.node.images.routes.store import known, take_stored
+from gha_apptainer.node.images.sif import read_sif
 from gha_apptainer.node.images.store import ROOTFS_NAMES, Store, StoredImage, hexdigits
 
 
@@ -136,6 +137,12 @@ class _Pull:
         fetched = target if self.place.form == SIF else os.path.join(work.paths[0], "fetched.sif")
         with Ticker([*self.ticks, work.live]):
             self.remote.client.download(found.sif, fetched, progress.at)
+        sif = read_sif(fetched)
+        if sif.architecture and sif.architecture != self.platform.architecture:
+            raise ImageFailed(
+                "%s is a SIF for %s, this machine is %s" % (self.errand.question.ref, sif.architecture, self.platform),
+                remedy="use an image that is built for %s" % self.platform,
+            )
         if fetched != target:
             one = Build(str(self.errand.question.ref), fetched, self.place.form)
             build(one, target, work, self.errand.question.host, tell=self.errand.tell, ticks=self.ticks)

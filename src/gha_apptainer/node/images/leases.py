@@ -8,6 +8,7 @@ two believe that they hold one, both do the work and the later one drops his cop
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import threading
@@ -27,6 +28,7 @@ EXPIRY = 90.0
 WAIT_LIMIT = 4 * 3600.0
 """How long to wait for somebody else's work that does show signs of life, in seconds."""
 _LONGEST_POLL = 2.0
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 T = TypeVar("T")
 
@@ -68,7 +70,27 @@ class Lease:
 
 def try_acquire(path: str, me: Holder) -> Optional[Lease]:
     """The lease, if nobody holds it."""
-    return Lease(path, me) if write_once(path, encode(to_json(me))) else None
+    data = encode(to_json(me))
+    try:
+        made = write_once(path, data)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        made = _create(path, data)
+    return Lease(path, me) if made else None
+
+
+def _create(path: str, data: bytes) -> bool:
+    """The lease on a file system without links: made and filled in two steps, so that a reader may see it empty for a moment."""
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return False
+    try:
+        os.write(handle, data)
+    finally:
+        os.close(handle)
+    return True
 
 
 def acquire_or_find(

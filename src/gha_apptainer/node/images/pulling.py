@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
 from dataclasses import dataclass
 from types import TracebackType
@@ -156,7 +157,7 @@ def _build_once(one: Build, target: str, work: Work, host: HostFacts) -> None:
     root = host.uid == 0
     argv = apptainer.build_argv(
         host.apptainer, one.source, target,
-        sandbox=one.form == SANDBOX, plain_http=one.plain_http, authfile=one.authfile, fix_perms=not root,
+        sandbox=one.form == SANDBOX, plain_http=one.plain_http, authfile=one.authfile, fix_perms=not root and one.form != SANDBOX,
     )  # fmt: skip
     argv = apptainer.guarded_argv(argv, os.getpid(), host.uid_ranges if root else (), host.gid_ranges if root else ())
     env = apptainer.build_env(host.apptainer, work.paths[-1], temporary, os.environ)
@@ -201,8 +202,8 @@ def publish(store: Store, made: str, stored: StoredImage, config_from_sif: bool 
     config: OciConfig = stored.config
     inodes = 0
     if stored.form == SANDBOX:
-        # the root of a tree that an unusual image closed to its own owner would make every later step fail
-        os.chmod(rootfs, os.stat(rootfs).st_mode | 0o700)
+        if os.geteuid() != 0:
+            give_owner_rights(rootfs)
         size, inodes = tree_size(rootfs)
     else:
         sif = read_sif(rootfs)
@@ -216,3 +217,24 @@ def publish(store: Store, made: str, stored: StoredImage, config_from_sif: bool 
     if found is None:
         raise GhaError("%s was published and is not there" % store.entry(done.digest))
     return found
+
+
+def give_owner_rights(rootfs: str) -> None:
+    """Let the owner of a tree read and write all of it: an ordinary user has no other way to read, copy or remove what an image closes.
+
+    Apptainer's own --fix-perms does so too, but takes the sticky and setuid bits with it.
+    """
+    todo = [rootfs]
+    while todo:
+        directory = todo.pop()
+        mode = stat.S_IMODE(os.lstat(directory).st_mode)
+        if mode & 0o700 != 0o700:
+            os.chmod(directory, mode | 0o700)
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    todo.append(entry.path)
+                elif entry.is_file(follow_symlinks=False):
+                    mode = stat.S_IMODE(entry.stat(follow_symlinks=False).st_mode)
+                    if mode & 0o600 != 0o600:
+                        os.chmod(entry.path, mode | 0o600)

@@ -20,7 +20,7 @@ class RegistryRoute:
             return Look(False, "policy never forbids to ask %s" % question.ref.registry)
         place = placement(question.settings, question.host)
         why = "%s asked %s" % (question.ref.registry, "over plain http" if plain_http(question) else "over https")
-        return Look(True, why, "download, then unpack as %s in %s: %s" % (place.form, place.store, place.why), place.store)
+        return Look(True, why, "download, then unpack as %s: %s" % (place.form, place.why), place.store)
 
     def take(self, errand: Errand, step: RouteStep) -> Image:  # noqa: ARG002 - the protocol's shape
         """The image, by now in the store; it says `registry` if this call or one that we waited for fetched it."""
