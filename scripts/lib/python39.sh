@@ -35,13 +35,14 @@ python39_pytest() {
         (cd "$root" && env PYTHONPATH="$packages" "$python" -s -m pytest -p no:cacheprovider "$@")
         return
     fi
-    image=$("$venv/bin/python" -I -S "$root/src" provision --image python39) || return
+    # hosts without a Debian archive take it from the registry
+    image=$("$venv/bin/python" -I -S "$root/src" provision --image python39) || image=docker://docker.io/library/python:3.9-slim
     apptainer=${GHA_APPTAINER:-$("$venv/bin/python" -I -S "$root/src" provision)} || return
     counts=$(dirname "$GHA_TEST_COUNTS")
     # plain Apptainer: this must not depend on the code that it tests
     "$apptainer" -s exec --userns --contain --cleanenv --ipc --pid --no-home --writable-tmpfs --no-mount hostfs,bind-paths \
         --bind "$root:$root:ro" --bind "$packages:$packages:ro" --bind "$counts:$counts" --cwd "$root" "$image" \
         env PYTHONPATH="$packages" PYTHONDONTWRITEBYTECODE=1 HYPOTHESIS_STORAGE_DIRECTORY=/tmp/hypothesis \
-        GHA_TEST_COUNTS="$GHA_TEST_COUNTS" CI="${CI:-}" HOME=/tmp \
-        /usr/bin/python3.9 -s -m pytest -p no:cacheprovider "$@"
+        GHA_TEST_COUNTS="$GHA_TEST_COUNTS" CI="${CI:-}" HOME=/tmp PATH=/usr/local/bin:/usr/bin:/bin \
+        python3.9 -s -m pytest -p no:cacheprovider "$@"
 }
