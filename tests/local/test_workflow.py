@@ -330,3 +330,15 @@ def test_a_called_workflow_runs_with_the_labels_of_its_caller(place: Place) -> N
     assert sorted(job["id"] for job in json.loads(done.stdout)["jobs"]) == ["in", "in", "k"]
     assert "ran on el-a" in done.stderr
     assert "ran on el-b" in done.stderr
+
+
+def test_nohup_is_honoured(place: Place) -> None:
+    ready, go = place.home / "ready", place.home / "go"
+    place.write(f"on: push\njobs: {{a: {{runs-on: x, steps: [{{run: 'touch {ready}; while ! test -e {go}; do sleep 0.05; done'}}]}}}}")
+    ignoring = START.replace("import sys; ", "import signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); ")
+    child = place.start("w.yml", start=ignoring)
+    wait_until(ready)
+    child.send_signal(signal.SIGHUP)
+    go.touch()
+    out, err = child.communicate(timeout=LIMIT)
+    assert child.returncode == 0, out + err

@@ -123,7 +123,8 @@ class Cancel:
 
     def __enter__(self) -> Cancel:
         for one in _SIGNALS:
-            self._before[one] = signal.signal(one, self._came)
+            if one != signal.SIGHUP or signal.getsignal(one) != signal.SIG_IGN:  # nohup means that it shall not count
+                self._before[one] = signal.signal(one, self._came)
         return self
 
     def __exit__(self, *_: object) -> None:
