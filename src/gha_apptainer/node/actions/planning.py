@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Callable, FrozenSet, List, Mapping, Optional, Tuple
 
 from gha_apptainer.domain import lcg_views, shells
@@ -17,6 +17,7 @@ from gha_apptainer.domain.image_plans import Login
 from gha_apptainer.domain.lcg_views import View
 from gha_apptainer.domain.shells import Script
 from gha_apptainer.domain.step_environments import added_paths, env_context, given_by_runner, step_environment
+from gha_apptainer.domain.values import dataclass
 
 FILE_COMMANDS = ("GITHUB_OUTPUT", "GITHUB_ENV", "GITHUB_PATH", "GITHUB_STEP_SUMMARY", "GITHUB_STATE", "GITHUB_EVENT_PATH")
 """Files through which a step talks to later steps, and the event; they are at their own paths inside."""
