@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Optional, Tuple
 
 from gha_apptainer.domain.containers import NETWORK_HOST, Args, Env, Mount
 from gha_apptainer.domain.images import PULL_IF_NOT_PRESENT
+from gha_apptainer.domain.values import dataclass
 
 
 @dataclass(frozen=True)

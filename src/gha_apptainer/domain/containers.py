@@ -6,10 +6,11 @@ image's own passwd file, and reads no environment variable.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Mapping, Optional, Tuple
 
 from gha_apptainer.domain.images import Health, Image
+from gha_apptainer.domain.values import dataclass
 
 Args = Tuple[str, ...]
 Env = Tuple[Tuple[str, str], ...]

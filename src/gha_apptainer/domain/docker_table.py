@@ -7,7 +7,6 @@ https://docs.docker.com/reference/cli/docker/container/run/.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 from gha_apptainer.domain import docker_values as values
@@ -15,6 +14,7 @@ from gha_apptainer.domain.containers import NETWORK_HOST, NETWORK_NONE, TMPFS, M
 from gha_apptainer.domain.docker_values import Reader
 from gha_apptainer.domain.errors import InputError, Refused
 from gha_apptainer.domain.images import PULL_ALWAYS, PULL_IF_NOT_PRESENT, PULL_NEVER
+from gha_apptainer.domain.values import dataclass
 
 HONOURED, APPROXIMATE, REFUSED = "honoured", "approximate", "refused"
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Sequence
+
+from gha_apptainer.domain.values import dataclass
 
 OK, WARN, FAIL, SKIP = "ok", "warn", "fail", "skip"
 

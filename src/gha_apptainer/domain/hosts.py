@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Tuple
+
+from gha_apptainer.domain.values import dataclass
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os.path
 import re
-from dataclasses import dataclass
 from typing import Optional, Tuple
 
 from gha_apptainer.domain.errors import InputError
+from gha_apptainer.domain.values import dataclass
 
 DOCKER, ORAS, PATH = "docker", "oras", "path"
 DOCKER_HUB = "docker.io"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Optional, Tuple
 
 from gha_apptainer.domain.errors import ImageFailed
+from gha_apptainer.domain.values import dataclass
 
 SANDBOX, SIF = "sandbox", "sif"
 PULL_ALWAYS, PULL_IF_NOT_PRESENT, PULL_NEVER = "always", "if-not-present", "never"

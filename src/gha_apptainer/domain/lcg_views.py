@@ -6,10 +6,10 @@ The spellings are those of https://github.com/AIDASoft/run-lcg-view. A platform 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Tuple
 
 from gha_apptainer.domain.errors import InputError, Refused
+from gha_apptainer.domain.values import dataclass
 
 RELEASES = "/cvmfs/sft.cern.ch/lcg/views"
 NIGHTLIES = "/cvmfs/sft-nightlies.cern.ch/lcg/views"

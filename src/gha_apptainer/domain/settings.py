@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import ClassVar, Mapping, Tuple
+
+from gha_apptainer.domain.values import dataclass
 
 ROUTES = ("alias", "path", "cvmfs", "store", "registry")
 """The image routes in their usual order."""

@@ -5,11 +5,11 @@ https://docs.github.com/en/actions/reference/workflows-and-actions/workflow-synt
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Dict, List, Tuple
 
 from gha_apptainer.domain.containers import Args
 from gha_apptainer.domain.errors import InputError
+from gha_apptainer.domain.values import dataclass
 
 PLACE = "{0}"
 """What stands for the script's path."""

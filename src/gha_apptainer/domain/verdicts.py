@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import Mapping, Optional
+
+from gha_apptainer.domain.values import dataclass
 
 
 class Word(Enum):

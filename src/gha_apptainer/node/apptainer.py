@@ -3,11 +3,11 @@ from __future__ import annotations
 
 import os.path
 import sys
-from dataclasses import dataclass
 from typing import Mapping, Sequence, Tuple
 
 from gha_apptainer.domain.containers import Args, Env
 from gha_apptainer.domain.hosts import HostFacts, IdRange
+from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node.process import BASE_PATH
 
 MKSQUASHFS_ARGS = "-comp zstd -Xcompression-level 1"

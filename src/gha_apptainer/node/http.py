@@ -17,10 +17,10 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from dataclasses import dataclass
 from typing import IO, Callable, Dict, Mapping, Optional, Tuple
 
 from gha_apptainer.domain.errors import HostUnfit, ImageFailed, disk_full, is_disk_full
+from gha_apptainer.domain.values import dataclass
 
 USER_AGENT = "gha-apptainer"
 BODY_LIMIT = 16 << 20

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Optional, Tuple
 
 from gha_apptainer.domain.containers import Args, Env
 from gha_apptainer.domain.errors import HostUnfit, ProcessFailed, TimedOut
+from gha_apptainer.domain.values import dataclass
 
 _KILL_GRACE = 5.0
 if TYPE_CHECKING:

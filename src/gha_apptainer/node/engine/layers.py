@@ -11,12 +11,12 @@ import os
 import signal
 import stat
 import time
-from dataclasses import dataclass
 from typing import Callable, List, Optional, Tuple
 
 from gha_apptainer.domain.errors import DiskFull, EngineFailed, HostUnfit
 from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.images import SIF, Image
+from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node import files, process
 from gha_apptainer.node.engine import kernel
 from gha_apptainer.node.images.filesystems import NETWORK

@@ -13,7 +13,6 @@ import select
 import signal
 import socket
 import time
-from dataclasses import dataclass
 from typing import Callable, Dict, List, NoReturn, Optional, Tuple
 
 from gha_apptainer.domain.containers import ContainerSpec, ExitStatus, Stdio
@@ -21,6 +20,7 @@ from gha_apptainer.domain.documents import plain, to_json
 from gha_apptainer.domain.errors import DOCKER_FAILURE, EngineFailed, GhaError
 from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.settings import NodeSettings
+from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node import apptainer, files, process
 from gha_apptainer.node.engine import cgroups, flat, join, kernel, layers, namespaces, setup, starting, terminal
 from gha_apptainer.node.engine.logs import LogWriter

@@ -17,12 +17,12 @@ from __future__ import annotations
 import os
 import re
 import time
-from dataclasses import dataclass
 from typing import List, Optional, Sequence, Tuple
 
 from gha_apptainer.domain.containers import CREATED, EXITED, RUNNING, Container, ContainerSpec, ExitStatus
 from gha_apptainer.domain.documents import from_json, to_json
 from gha_apptainer.domain.errors import DOCKER_FAILURE, InputError, Untrusted
+from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node import files, process
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")

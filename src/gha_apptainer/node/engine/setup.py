@@ -7,12 +7,12 @@ import re
 import select
 import signal
 import time
-from dataclasses import dataclass
 from typing import List, Tuple
 
 from gha_apptainer.domain.containers import BIND, TMPFS
 from gha_apptainer.domain.errors import EngineFailed, InputError, TimedOut
 from gha_apptainer.domain.hosts import HostFacts
+from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node import apptainer, files, process
 from gha_apptainer.node.engine import kernel, namespaces, programs, rootpaths
 from gha_apptainer.node.engine.layers import Root

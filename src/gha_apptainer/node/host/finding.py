@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
 from typing import Iterator, List, Mapping, Tuple
 
 from gha_apptainer.domain.apptainer_trials import too_old, trial_argv, version_argv
 from gha_apptainer.domain.errors import GhaError, TimedOut
 from gha_apptainer.domain.places import private_apptainer
 from gha_apptainer.domain.settings import NodeSettings
+from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node import files, process
 from gha_apptainer.node.host.trial_root import host_loader, tiny_root
 

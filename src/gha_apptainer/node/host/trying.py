@@ -8,8 +8,9 @@ import select
 import signal
 import struct
 import time
-from dataclasses import dataclass
 from typing import Callable, Sequence, Tuple
+
+from gha_apptainer.domain.values import dataclass
 
 NEW_USER, NEW_MOUNT, NEW_PID, NEW_NET = 0x10000000, 0x00020000, 0x20000000, 0x40000000
 MOUNT_PRIVATE, MOUNT_RECURSIVE, MOUNT_BIND = 1 << 18, 16384, 4096

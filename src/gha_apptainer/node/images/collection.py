@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
 from typing import List, Optional, Sequence, Tuple
 
 from gha_apptainer.domain.errors import GhaError, ImageFailed, InputError, Refused
@@ -12,6 +11,7 @@ from gha_apptainer.domain.findings import FAIL, OK, Finding
 from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.image_refs import PATH, parse
 from gha_apptainer.domain.settings import NodeSettings
+from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node.images.platforms import platform_for
 from gha_apptainer.node.images.progress import megabytes
 from gha_apptainer.node.images.routes.store import stores

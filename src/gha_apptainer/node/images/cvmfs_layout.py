@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
 from typing import List, Mapping, Sequence, Tuple
 
 from gha_apptainer.domain.errors import GhaError, TimedOut
 from gha_apptainer.domain.image_refs import DOCKER_HUB, ImageRef
 from gha_apptainer.domain.settings import NodeSettings
+from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node import process
 from gha_apptainer.node.images.in_image import ENV_FILES, RUNSCRIPT
 

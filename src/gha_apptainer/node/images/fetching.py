@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
 from typing import Callable, List, Optional
 
 from gha_apptainer.domain.errors import GhaError, ImageFailed
 from gha_apptainer.domain.images import PULL_ALWAYS, SIF, Image, OciConfig
 from gha_apptainer.domain.oci_configs import parse_config
+from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node.images.credentials import write_authfile
 from gha_apptainer.node.images.forms import Placement, placement
 from gha_apptainer.node.images.leases import Lease, Ticker, acquire_or_find

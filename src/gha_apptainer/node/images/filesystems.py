@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+
+from gha_apptainer.domain.values import dataclass
 
 LOCAL, MEMORY, NETWORK = "local", "memory", "network"
 

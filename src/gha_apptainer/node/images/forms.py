@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 from gha_apptainer.domain.errors import DiskFull
 from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.images import SANDBOX, SIF
 from gha_apptainer.domain.settings import NodeSettings
+from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node.images.filesystems import LOCAL, MEMORY, NETWORK, Space, measure
 from gha_apptainer.node.images.progress import megabytes
 from gha_apptainer.node.images.store import store_path

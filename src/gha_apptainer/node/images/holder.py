@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Optional
 
 from gha_apptainer.domain.documents import from_json
 from gha_apptainer.domain.errors import GhaError, Untrusted
+from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node.files import decode, read_whole
 from gha_apptainer.node.process import alive, start_time
 

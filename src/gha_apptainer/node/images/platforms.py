@@ -5,10 +5,10 @@ https://github.com/opencontainers/image-spec/blob/main/image-index.md; architect
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Optional, Sequence
 
 from gha_apptainer.domain.errors import HostUnfit
+from gha_apptainer.domain.values import dataclass
 
 _MACHINES = {
     "x86_64": ("amd64", ""),

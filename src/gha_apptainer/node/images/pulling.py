@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 import time
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Callable, Optional, Sequence, Type
 
@@ -13,6 +12,7 @@ from gha_apptainer.domain.documents import to_json
 from gha_apptainer.domain.errors import DiskFull, EngineFailed, GhaError, HostUnfit, ImageFailed, disk_full, is_disk_full
 from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.images import SANDBOX, OciConfig
+from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node import apptainer, process
 from gha_apptainer.node.files import encode, remove_tree, tree_size, write_whole
 from gha_apptainer.node.http import USUAL, Retry

@@ -10,13 +10,13 @@ import base64
 import hashlib
 import re
 import urllib.parse
-from dataclasses import dataclass
 from typing import Callable, Dict, List, Mapping, Optional, Tuple
 
 from gha_apptainer.domain.errors import ImageFailed, Untrusted
 from gha_apptainer.domain.image_plans import Login
 from gha_apptainer.domain.image_refs import DOCKER_HUB, ImageRef
 from gha_apptainer.domain.oci_configs import load_object, platform_of
+from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node import http
 from gha_apptainer.node.images.platforms import Platform
 

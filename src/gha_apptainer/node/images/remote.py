@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Callable, Optional
 
 from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.image_plans import Login
 from gha_apptainer.domain.image_refs import ImageRef
 from gha_apptainer.domain.settings import NodeSettings
+from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node.images.platforms import platform_for
 
 if TYPE_CHECKING:

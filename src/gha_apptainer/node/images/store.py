@@ -19,7 +19,6 @@ import errno
 import os
 import stat
 import time
-from dataclasses import dataclass
 from typing import ClassVar, Iterator, Optional, Tuple
 
 from gha_apptainer.domain.documents import from_json, to_json
@@ -28,6 +27,7 @@ from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.image_refs import ImageRef
 from gha_apptainer.domain.images import SANDBOX, SIF, Digest, Image, OciConfig
 from gha_apptainer.domain.settings import NodeSettings
+from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node.files import decode, encode, read_whole, remove_tree, tree_size, write_whole
 from gha_apptainer.node.images.holder import Holder, myself, read_holder
 from gha_apptainer.node.images.sif import read_sif

@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Callable, Dict, List, Mapping, Sequence, Tuple
 
 from gha_apptainer.domain.containers import Args, Env
 from gha_apptainer.domain.errors import HostUnfit, ImageFailed, ProcessFailed
+from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node.files import encode
 from gha_apptainer.node.process import BASE_PATH, run
 

@@ -5,11 +5,11 @@ The sources: https://apptainer.org/docs/admin/main/installation.html for Ubuntu 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Mapping, Tuple
 
 from gha_apptainer.domain.apptainer_trials import MINIMUM
 from gha_apptainer.domain.containers import Args
+from gha_apptainer.domain.values import dataclass
 
 _INSTALLATION = "https://apptainer.org/docs/admin/main/installation.html"
 MACHINES = ("x86_64", "aarch64")

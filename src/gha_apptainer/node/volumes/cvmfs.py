@@ -11,10 +11,10 @@ import json
 import os
 import shutil
 import sys
-from dataclasses import dataclass
 from typing import List, Mapping, Optional, Sequence, Tuple
 
 from gha_apptainer.domain.errors import GhaError, HostUnfit, TimedOut
+from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node import process
 from gha_apptainer.node.files import encode
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Mapping, Tuple
 
 from gha_apptainer.domain.findings import FAIL, OK, SKIP, WARN
 from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.settings import NodeSettings
+from gha_apptainer.domain.values import dataclass
 
 Said = Tuple[str, str, str]
 """Status, finding, remedy."""

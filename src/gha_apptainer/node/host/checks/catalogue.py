@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Callable, List, Sequence
 
 from gha_apptainer.domain.findings import FAIL, OK, SKIP, WARN, Finding
+from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node.host import trying
 from gha_apptainer.node.host.checks import kernel, programs, site, storage
 from gha_apptainer.node.host.checks.answering import Patient, Said

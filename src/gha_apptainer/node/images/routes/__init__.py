@@ -6,12 +6,12 @@ cannot, so that the next route is tried.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Callable, Dict, Optional, Protocol
 
 from gha_apptainer.domain.errors import ImageFailed
 from gha_apptainer.domain.image_plans import Login, RouteStep
 from gha_apptainer.domain.images import Digest, Image
+from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node.images.remote import Question, RegistryRemote
 
 _NO_DIGEST = Digest()
