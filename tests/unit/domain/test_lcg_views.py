@@ -6,20 +6,21 @@ from gha_apptainer.domain.errors import GhaError, InputError, Refused
 from gha_apptainer.domain.lcg_views import repository_of, view
 
 PLATFORM = "x86_64-el9-gcc13-opt"
+VIEWS = "/cvmfs/sft.cern.ch/lcg/views/"
 
 
 @pytest.mark.parametrize(
     "inputs, path, image",
     [
         ({"release_platform": "LCG_106/" + PLATFORM}, "/cvmfs/sft.cern.ch/lcg/views/LCG_106/" + PLATFORM, "el9"),
-        ({"release": "LCG_99", "platform": "x86_64-centos7-gcc10-opt"}, "/cvmfs/sft.cern.ch/lcg/views/LCG_99/x86_64-centos7-gcc10-opt", "centos7"),
+        ({"release": "LCG_99", "platform": "x86_64-centos7-gcc10-opt"}, VIEWS + "LCG_99/x86_64-centos7-gcc10-opt", "centos7"),
         ({"release_platform": "dev4/" + PLATFORM}, "/cvmfs/sft-nightlies.cern.ch/lcg/views/dev4/latest/" + PLATFORM, "el9"),
         ({"release_platform": "dev3cuda/Mon/" + PLATFORM}, "/cvmfs/sft-nightlies.cern.ch/lcg/views/dev3cuda/Mon/" + PLATFORM, "el9"),
         ({"view_path": "/cvmfs/sw.hsf.org/key4hep"}, "/cvmfs/sw.hsf.org/key4hep", ""),
         ({"view_path": "/cvmfs/x.y/v/" + PLATFORM + "/"}, "/cvmfs/x.y/v/" + PLATFORM, "el9"),
         ({"view_path": "/cvmfs/sw.hsf.org/key4hep", "platform": "x86_64-ubuntu22-gcc11-opt"}, "/cvmfs/sw.hsf.org/key4hep", "ubuntu22"),
-        ({"release_platform": "LCG_106/x86_64_v3-el9-gcc13-opt"}, "/cvmfs/sft.cern.ch/lcg/views/LCG_106/x86_64_v3-el9-gcc13-opt", "el9"),
-        ({"release_platform": "LCG_106/x86_64+avx2-el9-gcc13-opt"}, "/cvmfs/sft.cern.ch/lcg/views/LCG_106/x86_64+avx2-el9-gcc13-opt", "el9"),
+        ({"release_platform": "LCG_106/x86_64_v3-el9-gcc13-opt"}, VIEWS + "LCG_106/x86_64_v3-el9-gcc13-opt", "el9"),
+        ({"release_platform": "LCG_106/x86_64+avx2-el9-gcc13-opt"}, VIEWS + "LCG_106/x86_64+avx2-el9-gcc13-opt", "el9"),
     ],
 )
 def test_views(inputs: dict[str, str], path: str, image: str) -> None:

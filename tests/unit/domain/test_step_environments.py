@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from gha_apptainer.domain.containers import Env
 from gha_apptainer.domain.errors import InputError
 from gha_apptainer.domain.step_environments import added_paths, env_context, given_by_runner, path_of, step_environment
 
@@ -37,7 +38,7 @@ def test_of_the_host_only_what_is_promised_comes_in() -> None:
 
 def test_a_runner_that_mixes_its_own_environment_in() -> None:
     runner = {"HOME": "/home/me", "PATH": "/usr/bin", "SECRETISH": "zz", "LANG": "C"}
-    mixed = {**runner, "LANG": "de_DE", "JOB": "j", "GITHUB_SHA": "1", "INPUT_RUN": "lines", "INPUT_PASSWORD": "p", "ACT": "true", "CI": "true"}
+    mixed = {**runner, "LANG": "de_DE", "JOB": "j", "GITHUB_SHA": "1", "INPUT_RUN": "lines", "INPUT_PASSWORD": "p", "ACT": "true"}
     found = env_context(json.dumps(mixed), runner, frozenset(["INPUT_RUN", "INPUT_PASSWORD"]))
     assert dict(found) == {"LANG": "de_DE", "JOB": "j"}
 
@@ -76,5 +77,5 @@ def test_paths_that_earlier_steps_added(path: str, runner: str | None, expected:
         ((("PATH", "/context"),), (("PATH", "/asked"),), (), "/asked"),
     ],
 )
-def test_path(context: tuple[tuple[str, str], ...], asked: tuple[tuple[str, str], ...], image: tuple[tuple[str, str], ...], expected: str) -> None:
+def test_path(context: Env, asked: Env, image: Env, expected: str) -> None:
     assert path_of(("/added",), context, asked, image, "/default") == expected

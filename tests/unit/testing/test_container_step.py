@@ -15,7 +15,7 @@ import pytest
 from gha_apptainer.domain.containers import ContainerSpec, ExecRequest, ExitStatus, Stdio
 from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.settings import NodeSettings
-from gha_apptainer.node.actions import container as walk
+from gha_apptainer.node import files
 from gha_apptainer.node.actions.container import ContainerStep
 from gha_apptainer.node.report import Report
 from gha_apptainer.testing.engine import FakeEngine, Outcome
@@ -114,7 +114,7 @@ def test_a0_1_the_exit_code_is_the_commands(runner: Runner, code: int) -> None:
 
 @pytest.mark.parametrize("spelling", ["apptainer_args_alias", "apptainer_args"])
 def test_a0_2_arguments_for_apptainer_count(runner: Runner, spelling: str, tmp_path: Path) -> None:
-    assert runner.step(**{spelling: "--bind %s:/inside --env A=b" % tmp_path}) == 0
+    assert runner.step(None, **{spelling: "--bind %s:/inside --env A=b" % tmp_path}) == 0
     assert dict(runner.requests[0].env)["A"] == "b"
 
 
@@ -125,7 +125,7 @@ def test_a0_2_arguments_that_cannot_be_honoured_are_refused_by_name(runner: Runn
 
 
 def test_a0_3_lines_reach_the_container_to_the_letter(runner: Runner) -> None:
-    lines = "echo \"$HOME\" $(id -u) `date` \\$X 'a' \"b\"\n# ${{ not an expression }}\nEOF\n"
+    lines = 'echo "$HOME" $(id -u) `date` \\$X \'a\' "b"\n# ${{ not an expression }}\nEOF\n'
     assert runner.step(run=lines) == 0
     assert runner.texts["step.sh"] == lines
 
@@ -220,14 +220,18 @@ def test_no_record_no_success(runner: Runner, monkeypatch: pytest.MonkeyPatch) -
             raise OSError(28, "No space left on device", path)
         Path(path).write_bytes(data)
 
-    monkeypatch.setattr(walk.files, "write_whole", full)
+    monkeypatch.setattr(files, "write_whole", full)
     assert runner.step() == 125
     assert "no record of the step" in runner.text
 
 
 def test_a_record_that_is_not_what_was_written_is_no_success(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = walk.files.read_whole
-    monkeypatch.setattr(walk.files, "read_whole", lambda path, **more: real(path, **more)[:40] if path.endswith(".json") else real(path, **more))
+    real = files.read_whole
+
+    def half(path: str, **more: int) -> bytes:
+        return real(path, **more)[:40] if path.endswith(".json") else real(path, **more)
+
+    monkeypatch.setattr(files, "read_whole", half)
     assert runner.step() == 125
 
 
