@@ -98,7 +98,7 @@ def test_a_kill_at_any_stage_leaves_a_state_that_the_next_command_cleans(driver:
     stages = list(range(1, whole["count"] + 1))
     assert len(stages) > 50
     if KILLS and len(stages) > KILLS:
-        stages = sorted(random.Random(SEED).sample(stages, KILLS))
+        stages = sorted({*stages[:20], *random.Random(SEED).sample(stages, KILLS)})  # all of create, which is the quickest
     defects = []
     for number in stages:
         try:

@@ -117,18 +117,10 @@ class Records:
                     files.remove_tree(os.path.join(top, entry))
                     removed.append(identity)
         for name in os.listdir(os.path.join(self.state, "names")):
-            claim = os.path.join(self.state, "names", name)
             try:
-                identity, pid, started = files.decode(files.read_whole(claim)).split(" ")
+                self._drop_claim(name)
             except FileNotFoundError:
-                continue
-            except ValueError:
-                maker = _HALF.fullmatch(name)  # a claim that was never finished, by a process that was killed over it
-                if maker is not None and not process.start_time(int(maker.group(1))):
-                    os.unlink(claim)
-                continue
-            if not os.path.isdir(self.path(identity)) and not process.alive(int(pid), int(started)):
-                os.unlink(claim)
+                continue  # another command was faster
         limit = time.time() - _KEEP_ENDED
         for name in os.listdir(os.path.join(self.state, "ended")):
             path = os.path.join(self.state, "ended", name)
@@ -138,6 +130,18 @@ class Records:
             except FileNotFoundError:
                 continue
         return removed
+
+    def _drop_claim(self, name: str) -> None:
+        """Remove a claim whose container does not exist and whose maker is gone; also one that was never finished."""
+        claim = os.path.join(self.state, "names", name)
+        try:
+            identity, pid, started = files.decode(files.read_whole(claim)).split(" ")
+            stale = not os.path.isdir(self.path(identity)) and not process.alive(int(pid), int(started))
+        except ValueError:
+            maker = _HALF.fullmatch(name)
+            stale = maker is not None and not process.start_time(int(maker.group(1)))
+        if stale:
+            os.unlink(claim)
 
     # reading
 
