@@ -132,7 +132,7 @@ def hold(
     ready_in, ready_out = os.pipe2(os.O_CLOEXEC)
     starter = os.fork()
     if starter == 0:
-        _become_apptainer(argv, plan, (life_in, ready_out), talk, host)
+        _become_apptainer(argv, plan, (life_in, ready_out), talk)
     os.close(life_in)
     os.close(ready_out)
     try:
@@ -150,7 +150,7 @@ def hold(
         raise
 
 
-def _become_apptainer(argv: Tuple[str, ...], plan: StartPlan, ends: Tuple[int, int], talk: str, host: HostFacts) -> None:
+def _become_apptainer(argv: Tuple[str, ...], plan: StartPlan, ends: Tuple[int, int], talk: str) -> None:
     """In the forked child: hostname and network namespace, then Apptainer. Never returns."""
     try:
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -163,8 +163,8 @@ def _become_apptainer(argv: Tuple[str, ...], plan: StartPlan, ends: Tuple[int, i
         for number, handle in enumerate((ends[0], ends[1], said)):
             os.dup2(handle, number)
         os.chdir("/")
-        beside = os.path.dirname(host.apptainer)
-        env = {"PATH": beside + ":" + process.BASE_PATH, "HOME": "/", "LANG": "C.UTF-8"}
+        # not the folder of Apptainer: it would try the FUSE programs there at every start, and we give it a plain directory
+        env = {"PATH": process.BASE_PATH, "HOME": "/", "LANG": "C.UTF-8"}
         os.execve(argv[0], list(argv), env)
     except BaseException as error:  # noqa: BLE001  # the only way out of a forked process
         os.write(2, files.encode("cannot start %s: %s\n" % (argv[0], error)))
