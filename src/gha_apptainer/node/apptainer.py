@@ -1,4 +1,5 @@
 """The only module that builds Apptainer command lines and environments."""
+
 from __future__ import annotations
 
 import os.path

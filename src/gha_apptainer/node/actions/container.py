@@ -23,7 +23,7 @@ from gha_apptainer.domain.step_environments import path_of
 from gha_apptainer.domain.step_records import StepRecord, cancelled, card_rows, verdict
 from gha_apptainer.domain.verdicts import Verdict, Word
 from gha_apptainer.node import apptainer, files, process
-from gha_apptainer.node.actions import cancelling, surroundings
+from gha_apptainer.node.actions import cancelling, gpu_use, surroundings
 from gha_apptainer.node.actions.hosting import fit_host
 from gha_apptainer.node.actions.planning import CVMFS, StepPlan, plan_step
 from gha_apptainer.node.actions.results import RESULTS, publish
@@ -179,7 +179,7 @@ class ContainerStep:
         spec = container_spec(image, replace(plan.asked, env=env, mounts=mounts), host, owner, gpu_masks=masks)
         check_sources(spec.mounts, os.path.lexists)
         if spec.gpu != GPU_NONE:
-            name, _ = surroundings.graphics(spec.gpu, self.environ)
+            name = surroundings.graphics(spec.gpu, self.environ)
             self._record = replace(self._record, gpu=name or spec.gpu)
             self.report.notice("GPU", "the container has the GPU of this node: %s" % (name or spec.gpu))
         return spec
@@ -194,13 +194,21 @@ class ContainerStep:
         self.report.line("Run " + " ".join(spec.main.argv))
         started = time.time()
         engine = self._open_engine(host, settings)
+        use = os.path.join(plan.folder, "gpu")
+        with gpu_use.watched(spec.gpu, use, self.environ):
+            status = self._run(engine, plan, spec)
+        self._record = replace(self._record, gpu_use=gpu_use.use_of(use))
+        return self._ended(status, started)
+
+    def _run(self, engine: Engine, plan: StepPlan, spec: ContainerSpec) -> ExitStatus:
+        assert spec.main is not None
         status = engine.run(spec, "", Stdio(-1, 1, 2), grace=cancelling.GRACE)
         if plan.script is not None and plan.script.fallback and status.exit_code == DOCKER_NOT_FOUND and status.reason:
             # nothing has run yet: the reason is the engine's own, a command that ends with 127 has none
             argv = tuple(word.replace(PLACE, plan.script_path) for word in plan.script.fallback)
             self.report.line("the image has no bash: " + " ".join(argv))
             status = engine.run(replace(spec, main=replace(spec.main, argv=argv)), "", Stdio(-1, 1, 2), grace=cancelling.GRACE)
-        return self._ended(status, started)
+        return status
 
     def _open_engine(self, host: HostFacts, settings: NodeSettings) -> Engine:
         if self._engine is not None:
@@ -287,8 +295,6 @@ class ContainerStep:
         path = self.environ.get("GITHUB_STEP_SUMMARY", "")
         if not path:
             return
-        if record.gpu:
-            record = replace(record, gpu_use=surroundings.graphics("nvidia", self.environ)[1])
         if not add_summary(path, card("Container step: %s" % (record.step or record.image), card_rows(record))):
             self.report.line("the job summary is full, the step's card is left out")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Mapping, Optional, Tuple
 
-from gha_apptainer.domain.containers import GPU_NVIDIA
+from gha_apptainer.domain.containers import GPU_NONE, GPU_NVIDIA
 from gha_apptainer.domain.errors import GhaError
 from gha_apptainer.node import process
 from gha_apptainer.node.files import decode
@@ -44,15 +44,13 @@ def processor() -> Tuple[str, int]:
     return name, len(os.sched_getaffinity(0))
 
 
-def graphics(kind: str, environ: Mapping[str, str]) -> Tuple[str, str]:
-    """Name and present use of the GPUs that a step has, as their maker's tool says it; "" where there is none."""
+def graphics(kind: str, environ: Mapping[str, str]) -> str:
+    """The names of the GPUs that a step has, as their maker's tool says them, else their kind; "" without one."""
     if kind != GPU_NVIDIA:
-        return ("ROCm", "") if kind == "rocm" else ("", "")
-    query = ("nvidia-smi", "--query-gpu=name,utilization.gpu,memory.used", "--format=csv,noheader")
+        return "" if kind == GPU_NONE else kind
     env = (*process.minimal_env(), *((name, environ[name]) for name in ("CUDA_VISIBLE_DEVICES",) if name in environ))
     try:
-        done = process.run(query, env=env, timeout=_GPU_LIMIT).check()
+        done = process.run(("nvidia-smi", "--query-gpu=name", "--format=csv,noheader"), env=env, timeout=_GPU_LIMIT).check()
     except GhaError:
-        return "NVIDIA", ""
-    rows = [[word.strip() for word in row.split(",")] for row in decode(done.stdout).splitlines() if row.count(",") == 2]
-    return ", ".join(row[0] for row in rows), "; ".join("%s busy, %s used" % (row[1], row[2]) for row in rows)
+        return kind
+    return ", ".join(row.strip() for row in decode(done.stdout).splitlines() if row.strip()) or kind
