@@ -20,8 +20,11 @@ def version_argv(apptainer: str) -> Args:
 
 
 def trial_argv(apptainer: str, root: str, program: Args) -> Args:
-    """Starts a container of the directory `root` in a user namespace, as root and setuid installations too, to see whether it works."""
-    return (apptainer, "-s", "exec", "--userns", "-C", "--no-home", "--no-mount", "hostfs,bind-paths", root, *program)
+    """Starts a container of the directory `root` in a user namespace, as root and setuid installations too, to see whether it works.
+
+    Without a pid namespace of its own: whether a new /proc can be mounted is a question of its own.
+    """
+    return (apptainer, "-s", "exec", "--userns", "--contain", "--no-home", "--no-mount", "hostfs,bind-paths", root, *program)
 
 
 def too_old(path: str, said: str) -> Tuple[str, str]:

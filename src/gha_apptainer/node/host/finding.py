@@ -7,7 +7,7 @@ import stat
 from typing import Iterator, List, Mapping, Tuple
 
 from gha_apptainer.domain.apptainer_trials import too_old, trial_argv, version_argv
-from gha_apptainer.domain.errors import GhaError, TimedOut
+from gha_apptainer.domain.errors import GhaError, TimedOut, disk_full, is_disk_full
 from gha_apptainer.domain.places import private_apptainer
 from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.domain.values import dataclass
@@ -104,12 +104,16 @@ def _trial_reason(path: str, scratch: str) -> str:
     if not loader:
         return ""
     work = os.path.join(scratch, "trial-%d-%s" % (os.getpid(), os.urandom(4).hex()))
+    umask = os.umask(0o022)  # the caller's may close what we make even to ourselves
     try:
         os.mkdir(work, 0o700)
         done = process.run(trial_argv(path, tiny_root(work + "/root", loader), ("/program", "--version")), timeout=_LIMIT)
     except TimedOut as error:
         return "a container does not start: %s" % error.what
+    except OSError as error:
+        raise (disk_full(error, work) if is_disk_full(error) else error) from error
     finally:
+        os.umask(umask)
         files.remove_tree(work)
     if done.code == 0:
         return ""

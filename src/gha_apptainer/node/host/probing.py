@@ -30,6 +30,8 @@ _KERNEL = (
     "/proc/self/uid_map",
     "/proc/self/gid_map",
 )
+_FUSE_DEVICE = os.makedev(10, 229)
+"""https://www.kernel.org/doc/Documentation/admin-guide/devices.txt"""
 _CREDENTIALS = ("CapPrm:", "CapBnd:", "NoNewPrivs:", "Seccomp:")
 _Kept = Dict[str, object]
 
@@ -173,10 +175,13 @@ def _facts(state: str, environ: Mapping[str, str], kept: _Kept) -> HostFacts:
 def fuse_reason() -> str:
     """Why FUSE cannot be used; empty if /dev/fuse really opens. A device's mode does not tell: device cgroups forbid too."""
     try:
-        os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+        handle = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
         return "/dev/fuse cannot be opened: %s" % error.strerror
-    return ""
+    try:
+        return "" if os.fstat(handle).st_rdev == _FUSE_DEVICE else "/dev/fuse is another device"
+    finally:
+        os.close(handle)
 
 
 def _ranges(path: str) -> Tuple[IdRange, ...]:

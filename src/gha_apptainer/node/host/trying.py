@@ -84,6 +84,7 @@ def _start(work: Callable[[], str]) -> Tuple[int, int]:
         return child, inner
     try:
         os.setpgid(0, 0)
+        os.umask(0o022)
         null = os.open("/dev/null", os.O_RDWR)
         for number in (0, 1, 2):
             os.dup2(null, number)
