@@ -29,9 +29,13 @@ _GITHUB = re.compile(r"GITHUB_[A-Z0-9_]+")
 _CREDENTIAL = re.compile(r"(?:^|_)(?:TOKEN|PAT|PASSWORD|SECRET|KEY|CREDENTIALS?|JITCONFIG)(?:_|$)")
 
 
+def _is_given(name: str) -> bool:
+    return name in _GIVEN or (_GITHUB.fullmatch(name) is not None and not _CREDENTIAL.search(name))
+
+
 def given_by_runner(environ: Mapping[str, str]) -> Env:
     """The GITHUB_*, RUNNER_* and similar variables of the runner's step, and proxies. A GITHUB_* credential of the runner's is none."""
-    names = [name for name in environ if name in _GIVEN or (_GITHUB.fullmatch(name) and not _CREDENTIAL.search(name))]
+    names = [name for name in environ if _is_given(name)]
     names += [name for name in environ if name.lower() in PROXIES and name in (name.lower(), name.upper())]
     return tuple((name, environ[name]) for name in names)
 
@@ -40,8 +44,8 @@ def env_context(text: str, runner: Optional[Mapping[str, str]], own: FrozenSet[s
     """The workflow's `env` context, from its JSON.
 
     `runner` is the environment that the runner itself was started with, where the runner mixes it in (act does), and None elsewhere:
-    what stands there with the same value is the host's, not the workflow's, and so are the GITHUB_*, RUNNER_* and INPUT_* variables that
-    such a runner adds. `own` are names of the action's own inputs, which such a runner adds as well. Raises InputError.
+    what stands there with the same value is the host's, not the workflow's, and what `given_by_runner` takes comes by that way. `own` are
+    names of the action's own inputs, which such a runner adds as well. Raises InputError.
     """
     if not text.strip():
         return ()
@@ -53,11 +57,10 @@ def env_context(text: str, runner: Optional[Mapping[str, str]], own: FrozenSet[s
         raise InputError("the env context that the runner handed over is no mapping")
     found = {str(name): value if isinstance(value, str) else json.dumps(value) for name, value in raw.items()}
     if runner is not None:
-        mixed = ("GITHUB_", "RUNNER_", "ACTIONS_")
         found = {
             name: value
             for name, value in found.items()
-            if runner.get(name) != value and not name.startswith(mixed) and name not in own and name not in ("ImageOS", "ACT", "CI")
+            if runner.get(name) != value and not _is_given(name) and name not in own and name != "ImageOS"
         }
     return tuple((name, value) for name, value in found.items() if name and "=" not in name and "\0" not in name + value)
 

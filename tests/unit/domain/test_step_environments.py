@@ -43,6 +43,12 @@ def test_a_runner_that_mixes_its_own_environment_in() -> None:
     assert dict(found) == {"LANG": "de_DE", "JOB": "j"}
 
 
+def test_a_token_that_the_workflow_itself_hands_over_arrives() -> None:
+    text = json.dumps({"GITHUB_TOKEN": "t", "GITHUB_SHA": "1"})
+    assert dict(env_context(text, {}, frozenset())) == {"GITHUB_TOKEN": "t"}
+    assert dict(env_context(text, None, frozenset()))["GITHUB_TOKEN"] == "t"
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '"x"'])
 def test_a_context_that_is_none(text: str) -> None:
     with pytest.raises(InputError, match="env context"):

@@ -99,7 +99,7 @@ def test_a_good_step(runner: Runner) -> None:
     assert request.cwd == str(runner.work)
     assert runner.outputs["exit-code"] == "0"
     assert runner.outputs["image-source"] == "path %s" % runner.image
-    assert "Container step: one" in runner.files["GITHUB_STEP_SUMMARY"].read_text(encoding="utf-8")
+    assert "Container step: %s" % runner.image in runner.files["GITHUB_STEP_SUMMARY"].read_text(encoding="utf-8")
     assert "::error" not in runner.text
 
 

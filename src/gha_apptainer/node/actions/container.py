@@ -295,7 +295,7 @@ class ContainerStep:
         path = self.environ.get("GITHUB_STEP_SUMMARY", "")
         if not path:
             return
-        if not add_summary(path, card("Container step: %s" % (record.step or record.image), card_rows(record))):
+        if not add_summary(path, card("Container step: %s" % (record.image or record.step), card_rows(record))):
             self.report.line("the job summary is full, the step's card is left out")
 
 

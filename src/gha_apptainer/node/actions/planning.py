@@ -96,7 +96,7 @@ def plan_step(
     setup = os.path.normpath(os.path.join(workspace, inputs.setup_script)) if inputs.setup_script else ""
     if view is not None:
         setup = view.setup
-    mixed = runner if environ.get("ACT") == "true" else None
+    mixed = (runner or {}) if environ.get("ACT") == "true" else None
     context = env_context(environ.get(ENV_CONTEXT, ""), mixed, OWN_NAMES)
     mounts = _mounts(inputs, environ, workspace, folder if script else "", exists)
     plan = StepPlan(
