@@ -80,10 +80,12 @@ def _wait_for(child: subprocess.Popen[bytes], word: bytes) -> None:
 
 
 @pytest.mark.parametrize("code", [0, 1, 7, 125, 255])
-def test_a0_1_the_steps_exit_code_is_the_commands(job: Job, code: int) -> None:
+@pytest.mark.case("action-1")
+def test_the_steps_exit_code_is_the_commands(job: Job, code: int) -> None:
     assert job.step("exit %d" % code)[0] == code
 
 
+@pytest.mark.case("action-16")
 def test_what_a_step_leaves(job: Job) -> None:
     code, log = job.step(
         'echo "a=1" >> "$GITHUB_OUTPUT"; echo "B=2" >> "$GITHUB_ENV"; echo /x >> "$GITHUB_PATH"; echo "# s" >> "$GITHUB_STEP_SUMMARY"\n'
@@ -99,6 +101,7 @@ def test_what_a_step_leaves(job: Job) -> None:
 
 
 @pytest.mark.parametrize("way", ["context", "input"])
+@pytest.mark.case("action-14")
 def test_environment_matrix(job: Job, way: str) -> None:
     """As the runner hands it over: text in JSON for the context, a bare name for the runner's own bytes."""
     text = {name.decode(): value.decode("utf-8", "surrogateescape") for name, value in VALUES.items()}
@@ -112,6 +115,7 @@ def test_environment_matrix(job: Job, way: str) -> None:
     assert {name: seen.get(name) for name in VALUES} == VALUES
 
 
+@pytest.mark.case("action-15")
 def test_nothing_of_the_host_comes_in(job: Job) -> None:
     hidden = {b"LD_PRELOAD": b"", b"SLURM_JOB_ID": b"1", b"APPTAINER_BIND": b"/root", b"PYTHONPATH": b"/x", b"RUNNER_TOKEN": b"t"}
     assert job.step("env > seen", hidden, password="hunter2", username="me")[0] == 0
@@ -127,6 +131,7 @@ def test_read_only_and_writable(job: Job) -> None:
 
 
 @pytest.mark.parametrize("ignored", [False, True])
+@pytest.mark.case("action-12")
 def test_cancel_ends_the_step(job: Job, ignored: bool) -> None:
     """SIGINT may be ignored when we start, as it is for children of a runner's background shell."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN) if ignored else None
@@ -142,6 +147,7 @@ def test_cancel_ends_the_step(job: Job, ignored: bool) -> None:
     assert b"container step cancelled" in out
 
 
+@pytest.mark.case("action-12")
 def test_a_program_that_ignores_the_cancel_is_killed_before_we_are(job: Job) -> None:
     child = job.start("trap '' INT TERM; echo started; while :; do sleep 1; done")
     _wait_for(child, b"started")
@@ -155,6 +161,7 @@ def test_a_program_that_ignores_the_cancel_is_killed_before_we_are(job: Job) -> 
     assert time.monotonic() - began < 60
 
 
+@pytest.mark.case("action-12")
 def test_a_program_that_ends_well_when_cancelled_is_no_success(job: Job) -> None:
     child = job.start("trap 'exit 0' INT; echo started; sleep 300 & wait")
     _wait_for(child, b"started")
@@ -163,6 +170,7 @@ def test_a_program_that_ends_well_when_cancelled_is_no_success(job: Job) -> None
     assert child.returncode == 130
 
 
+@pytest.mark.case("action-13")
 def test_sigkill_of_the_wrapper_leaves_nothing(job: Job) -> None:
     child = job.start("echo started; sleep 300")
     _wait_for(child, b"started")
@@ -174,6 +182,7 @@ def test_sigkill_of_the_wrapper_leaves_nothing(job: Job) -> None:
     assert list(job.temp.iterdir()) == []
 
 
+@pytest.mark.case("action-8")
 def test_a_view_is_set_up_before_the_lines_run(job: Job, debian_rootfs: str, tmp_path: Path) -> None:
     view = tmp_path / "stand-in" / "lcg" / "views" / "LCG_106" / ("%s-el9-gcc13-opt" % os.uname().machine)
     view.mkdir(parents=True)
@@ -244,6 +253,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("name", "result"), [("good", "success"), ("bad", "failure")])
+@pytest.mark.case("action-16")
 def test_through_act(name: str, result: str, checkout: Path, tmp_path: Path, state: str, busybox_rootfs: str, host: HostFacts) -> None:
     beside = Path(sysconfig.get_path("scripts")) / "act"
     act = str(beside) if beside.exists() else shutil.which("act")

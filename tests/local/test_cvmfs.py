@@ -92,6 +92,7 @@ def test_while_its_client_lives_it_answers(said: dict[str, list[str]]) -> None:
     assert said["alive"] == said["continued"] == ["mounted"]
 
 
+@pytest.mark.case("action-10")
 def test_a_stopped_client_is_told_by_name_and_in_time(said: dict[str, list[str]]) -> None:
     kind, what, remedy = said["stopped"]
     assert kind == "TimedOut"
@@ -103,6 +104,7 @@ def test_the_sites_alias_stands_in_for_a_client_that_hangs(said: dict[str, list[
     assert said["stopped with alias"] == ["alias"]
 
 
+@pytest.mark.case("action-10")
 def test_a_killed_client_is_told_by_name(said: dict[str, list[str]]) -> None:
     kind, what, remedy = said["killed"]
     assert kind == "HostUnfit"

@@ -104,5 +104,6 @@ def reference_page() -> str:
         "work, and an error names the input, its value and what is accepted.\n\n"
         "## Old spellings\n\n%s\n"
         "## Outputs\n\n%s\n"
-        "What the step writes to `GITHUB_OUTPUT` comes besides, under the names that it chose.\n"
+        "What the step writes to `GITHUB_OUTPUT` comes besides, under the names that it chose.What the action\n"
+        "promises stands, numbered, in [its cases](action-cases.md); [how to use it](../how-to/container-step.md) has examples.\n"
     ) % (inputs_table(), aliases_table(), outputs_table())

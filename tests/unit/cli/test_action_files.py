@@ -17,7 +17,8 @@ def test_action_files_are_what_the_table_says(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["action.yml", "container/action.yml"])
-def test_a0_3_no_input_is_interpolated_into_a_script(name: str) -> None:
+@pytest.mark.case("action-3")
+def test_no_input_is_interpolated_into_a_script(name: str) -> None:
     raw = yaml.safe_load((TOP / name).read_text(encoding="utf-8"))
     (step,) = raw["runs"]["steps"]
     assert "${{" not in step["run"]
@@ -27,7 +28,8 @@ def test_a0_3_no_input_is_interpolated_into_a_script(name: str) -> None:
     assert {row["value"] for row in raw["outputs"].values()} == {"${{ steps.container.outputs.%s }}" % name for name, _ in OUTPUTS}
 
 
-def test_a0_4_both_paths_take_the_same_inputs() -> None:
+@pytest.mark.case("action-4")
+def test_both_paths_take_the_same_inputs() -> None:
     own, forwarded = (yaml.safe_load((TOP / name).read_text(encoding="utf-8")) for name in ("action.yml", "container/action.yml"))
     assert own["inputs"] == forwarded["inputs"]
     assert own["outputs"] == forwarded["outputs"]

@@ -7,18 +7,21 @@ from gha_apptainer.domain.containers import Mount
 from gha_apptainer.domain.errors import InputError
 
 
-def test_a0_every_input_of_the_predecessor_still_counts() -> None:
+@pytest.mark.case("action-4")
+def test_every_input_of_the_predecessor_still_counts() -> None:
     names = {row.name for row in INPUTS}
     assert {"run", "image", "shell", "container_shell", "apptainer_args"} <= names
 
 
-def test_a0_2_old_spelling_of_arguments_reaches_the_parsed_inputs() -> None:
+@pytest.mark.case("action-2")
+def test_old_spelling_of_arguments_reaches_the_parsed_inputs() -> None:
     found = parse_inputs({"apptainer_args": "--nv --bind '/a b:/c'"}, {})
     assert found.apptainer_args == ("--nv", "--bind", "/a b:/c")
     assert found.warnings == ("input apptainer_args: use apptainer-args instead of apptainer_args",)
 
 
-def test_a0_4_old_spelling_of_shell_counts() -> None:
+@pytest.mark.case("action-4")
+def test_old_spelling_of_shell_counts() -> None:
     assert parse_inputs({"run": "x", "container_shell": "sh"}, {}).shell == "sh"
 
 

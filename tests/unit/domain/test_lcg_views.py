@@ -48,13 +48,15 @@ def test_setup_script_is_relative_to_the_view() -> None:
         ({"view_path": "v"}, "no absolute path"),
     ],
 )
-def test_a2_errors(inputs: dict[str, str], named: str) -> None:
+@pytest.mark.case("action-8")
+def test_errors(inputs: dict[str, str], named: str) -> None:
     with pytest.raises(InputError) as caught:
         view(**inputs, machine="x86_64")
     assert named in caught.value.what.replace("inputs ", "")
     assert caught.value.remedy
 
 
+@pytest.mark.case("action-8")
 def test_a_platform_for_another_machine_is_refused() -> None:
     with pytest.raises(Refused, match="this machine is aarch64"):
         view(release_platform="LCG_106/" + PLATFORM, machine="aarch64")

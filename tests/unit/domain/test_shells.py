@@ -50,7 +50,8 @@ def _run(lines: str, shell: str, tmp_path: Path, path: str = os.defpath) -> subp
     return subprocess.run(made.command(str(file)), capture_output=True, text=True, env={"PATH": path}, check=False, timeout=30)
 
 
-def test_a0_3_nothing_is_expanded_before_the_shell_inside(tmp_path: Path) -> None:
+@pytest.mark.case("action-3")
+def test_nothing_is_expanded_before_the_shell_inside(tmp_path: Path) -> None:
     done = _run("X=inside\necho \"$X\" '$X' $(echo sub)", "bash", tmp_path)
     assert done.stdout == "inside $X sub\n"
 

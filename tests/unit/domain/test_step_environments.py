@@ -21,10 +21,12 @@ VALUES = {
 
 
 @pytest.mark.parametrize("name", sorted(VALUES))
+@pytest.mark.case("action-14")
 def test_every_name_and_value_of_the_env_context_arrives(name: str) -> None:
     assert env_context(json.dumps({name: VALUES[name]}), None, frozenset()) == ((name, VALUES[name]),)
 
 
+@pytest.mark.case("action-15")
 def test_of_the_host_only_what_is_promised_comes_in() -> None:
     environ = {
         "GITHUB_SHA": "1", "RUNNER_OS": "Linux", "CI": "true", "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "t", "https_proxy": "p", "HTTP_PROXY": "q",

@@ -56,7 +56,8 @@ def test_else_cvmfsexec(tmp_path: Path) -> None:
     assert (found.path, found.how) == (str(tools / "dist" / "cvmfs" / NAME), CVMFSEXEC)
 
 
-def test_a2_an_unknown_repository_fails_by_name_and_names_the_companion(tmp_path: Path) -> None:
+@pytest.mark.case("action-9")
+def test_an_unknown_repository_fails_by_name_and_names_the_companion(tmp_path: Path) -> None:
     with pytest.raises(HostUnfit) as caught:
         read_repositories(["no.such.repo"], {}, {"PATH": "/nope"}, root=str(tmp_path))
     assert "no.such.repo" in caught.value.what

@@ -104,7 +104,8 @@ def test_a_good_step(runner: Runner) -> None:
 
 
 @pytest.mark.parametrize("code", [1, 3, 125, 126, 127, 137, 255])
-def test_a0_1_the_exit_code_is_the_commands(runner: Runner, code: int) -> None:
+@pytest.mark.case("action-1")
+def test_the_exit_code_is_the_commands(runner: Runner, code: int) -> None:
     runner.outcome = Outcome(code=code)
     assert runner.step() == code
     assert runner.outputs["exit-code"] == str(code)
@@ -113,29 +114,34 @@ def test_a0_1_the_exit_code_is_the_commands(runner: Runner, code: int) -> None:
 
 
 @pytest.mark.parametrize("spelling", ["apptainer_args_alias", "apptainer_args"])
-def test_a0_2_arguments_for_apptainer_count(runner: Runner, spelling: str, tmp_path: Path) -> None:
+@pytest.mark.case("action-2")
+def test_arguments_for_apptainer_count(runner: Runner, spelling: str, tmp_path: Path) -> None:
     assert runner.step(None, **{spelling: "--bind %s:/inside --env A=b" % tmp_path}) == 0
     assert dict(runner.requests[0].env)["A"] == "b"
 
 
-def test_a0_2_arguments_that_cannot_be_honoured_are_refused_by_name(runner: Runner) -> None:
+@pytest.mark.case("action-2")
+def test_arguments_that_cannot_be_honoured_are_refused_by_name(runner: Runner) -> None:
     assert runner.step(apptainer_args="--fakeroot") == 125
     assert runner.requests == []
     assert "--fakeroot" in runner.text
 
 
-def test_a0_3_lines_reach_the_container_to_the_letter(runner: Runner) -> None:
+@pytest.mark.case("action-3")
+def test_lines_reach_the_container_to_the_letter(runner: Runner) -> None:
     lines = 'echo "$HOME" $(id -u) `date` \\$X \'a\' "b"\n# ${{ not an expression }}\nEOF\n'
     assert runner.step(run=lines) == 0
     assert runner.texts["step.sh"] == lines
 
 
-def test_a0_4_container_shell_is_read(runner: Runner) -> None:
+@pytest.mark.case("action-4")
+def test_container_shell_is_read(runner: Runner) -> None:
     assert runner.step(container_shell="sh") == 0
     assert runner.requests[0].argv[:2] == ("sh", "-e")
 
 
-def test_a0_5_files_lie_in_a_private_directory_that_nobody_can_guess(runner: Runner) -> None:
+@pytest.mark.case("action-5")
+def test_files_lie_in_a_private_directory_that_nobody_can_guess(runner: Runner) -> None:
     modes: list[int] = []
     program = runner.engine.program
 
@@ -151,7 +157,8 @@ def test_a0_5_files_lie_in_a_private_directory_that_nobody_can_guess(runner: Run
     assert runner.requests[0].argv[-1] != runner.requests[1].argv[-1]
 
 
-def test_a0_5_cvmfs_is_not_required(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.case("action-6")
+def test_cvmfs_is_not_required(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.path.exists
     monkeypatch.setattr(os.path, "exists", lambda path: path != "/cvmfs" and real(path))
     assert runner.step() == 0
@@ -170,6 +177,7 @@ def test_a_command_that_ends_with_127_runs_once(runner: Runner) -> None:
 
 
 @pytest.mark.parametrize("reason", ["root file system lost", "unknown: its monitor was killed"])
+@pytest.mark.case("action-11")
 def test_a_reason_is_never_success(runner: Runner, reason: str) -> None:
     runner.outcome = Outcome(code=0, reason=reason)
     assert runner.step() == 125
@@ -192,6 +200,7 @@ class Broken(FakeEngine):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("boom"), OSError(28, "No space left on device", "/layer"), OSError(5, "I/O error")])
+@pytest.mark.case("action-11")
 def test_whatever_goes_wrong_is_a_failure_that_says_so(runner: Runner, error: Exception) -> None:
     runner.engine = Broken(error)
     assert runner.step() == 125
@@ -199,12 +208,14 @@ def test_whatever_goes_wrong_is_a_failure_that_says_so(runner: Runner, error: Ex
     assert runner.text.count("::error title=") == 1
 
 
+@pytest.mark.case("action-12")
 def test_a_signal_outside_of_the_engine_cancels(runner: Runner) -> None:
     runner.engine = Broken(KeyboardInterrupt())
     assert runner.step() == 143
     assert runner.outputs["exit-code"] == "143"
 
 
+@pytest.mark.case("action-12")
 def test_a_signal_that_was_ignored_at_the_start_counts(runner: Runner) -> None:
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
@@ -214,6 +225,7 @@ def test_a_signal_that_was_ignored_at_the_start_counts(runner: Runner) -> None:
         signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.case("action-11")
 def test_no_record_no_success(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: str, data: bytes, **_: object) -> None:
         if path.endswith(".json"):
@@ -225,6 +237,7 @@ def test_no_record_no_success(runner: Runner, monkeypatch: pytest.MonkeyPatch) -
     assert "no record of the step" in runner.text
 
 
+@pytest.mark.case("action-11")
 def test_a_record_that_is_not_what_was_written_is_no_success(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     real = files.read_whole
 
@@ -289,6 +302,7 @@ def test_the_images_own_command_without_run(runner: Runner) -> None:
     assert "no command specified" in runner.text
 
 
+@pytest.mark.case("action-16")
 def test_what_a_step_outputs_belongs_to_the_step_that_calls_the_action(runner: Runner) -> None:
     caller = runner.files["GITHUB_OUTPUT"].with_name("of-the-caller")
     caller.touch()
@@ -304,6 +318,7 @@ def test_a_caller_that_is_none_gets_nothing(runner: Runner, path: str) -> None:
     assert runner.step() == 0
 
 
+@pytest.mark.case("action-13")
 def test_what_a_killed_step_left_is_removed_by_the_next(runner: Runner) -> None:
     left = runner.temp / "gha-apptainer-step.1.7.abc"
     left.mkdir()
