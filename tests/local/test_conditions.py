@@ -221,3 +221,12 @@ def test_doctor_without_any_apptainer_says_where_it_looked(ours: Ours, tmp_path:
     done = ours("doctor", env=env)
     assert done.returncode == 1
     assert "from GHA_APPTAINER: %s is no program" % (tmp_path / "none") in done.stdout
+
+
+def test_output_that_cannot_be_written_is_no_success(ours: Ours) -> None:
+    before = "os.dup2(os.open('/dev/full', os.O_WRONLY), 1)"
+    for verb in (("doctor",), ("ps",), ("--help",)):
+        done = ours(*verb, before=before)
+        assert done.returncode not in (0, 1), verb
+        assert "cannot write standard output" in done.stderr
+        assert "Traceback" not in done.stderr

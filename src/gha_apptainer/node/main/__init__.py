@@ -132,8 +132,16 @@ def failed(verb: str, error: Exception) -> int:
         import traceback
 
         traceback.print_exception(type(error), error, error.__traceback__)
+    name = "a file"
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError:  # stdout itself is what failed, and would fail again wherever it is flushed
+        silence_stdout()
+        name = "standard output"
     if isinstance(error, OSError) and is_disk_full(error):
-        error = disk_full(error, str(error.filename or "a file"))
+        error = disk_full(error, str(error.filename or name))
     if isinstance(error, GhaError):
         lines, code = error.lines(), error.exit_code
     else:
