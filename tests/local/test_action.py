@@ -25,7 +25,7 @@ VALUES = {
     b"CRLF": b"a\r\nb",
     b"QUOTES": b"'\"`$HOME$(id)\\",
     b"BYTES": b"\xff\x80",
-    b"BIG": b"x" * 100_000,
+    b"BIG": b"x" * 120_000,
     b"EMPTY": b"",
     b"BASH_FUNC_f%%": b"() { :; }",
 }
