@@ -231,7 +231,7 @@ class ApptainerEngine:
         """Send a signal to the main process; SIGKILL, or any signal to a container without one, ends the container."""
         identity = self._records.find(id)
         running = self._records.running(identity)
-        if running is None or self._records.container(identity).state != RUNNING:
+        if running is None or self.get(identity).state != RUNNING:
             raise InputError("container %s is not running" % id)
         if number == signal.SIGKILL or not running.main:
             signal_process(running.init, running.init_started, signal.SIGKILL)
@@ -241,7 +241,10 @@ class ApptainerEngine:
     def stop(self, id: str, grace: float) -> ExitStatus:
         """The stop signal, the grace (seconds), then SIGKILL to the container's init. Stopped already is fine."""
         identity = self._records.find(id)
-        container = self._records.container(identity)
+        try:
+            container = self._records.container(identity)
+        except FileNotFoundError:  # it ended and removed itself just now
+            return self.wait(identity, 0.0) or ExitStatus(DOCKER_FAILURE, reason=UNKNOWN)
         if container.state == RUNNING:
             number = signal_number(container.spec.stop_signal)
             running = self._records.running(identity)
@@ -299,7 +302,10 @@ class ApptainerEngine:
 
     def get(self, id: str) -> Container:
         """One container by id, name or beginning of an id. Raises InputError."""
-        return self._records.container(self._records.find(id))
+        try:
+            return self._records.container(self._records.find(id))
+        except FileNotFoundError as error:  # it was removed just now
+            raise InputError("no such container: %s" % id, remedy="gha-apptainer ps -a lists all") from error
 
     # the end
 
