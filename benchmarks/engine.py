@@ -235,7 +235,7 @@ class Bench:
         from gha_apptainer.domain.action_inputs import INPUTS
 
         found |= {row.variable: row.default for row in INPUTS}
-        wanted = {"run": script, "image": self.image}
+        wanted = {"run": script, "image": self.image, "shell": "sh"}  # without bash in the image, the default shell would be tried first
         found |= {row.variable: wanted[row.name] for row in INPUTS if row.name in wanted}
         return {**self.env, **found}
 
