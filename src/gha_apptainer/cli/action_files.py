@@ -12,7 +12,7 @@ _HEAD = """\
 # Made from src/gha_apptainer/domain/action_inputs.py by scripts/generate-docs; a test compares.
 name: Apptainer container step
 description: %s
-author: gha-apptainer contributors
+author: the gha-apptainer authors
 branding:
   icon: box
   color: blue
@@ -98,7 +98,7 @@ def reference_page() -> str:
     """docs/reference/action.md."""
     return (
         "# The container action\n\n"
-        "`uses: landerlini/apptainer-gha-runner/container@v1`, or the repository itself without `/container`: both are the same action.\n\n"
+        "`uses: OWNER/apptainer-gha-runner/container@main`, or the repository itself without `/container`: both are the same action.\n\n"
         "## Inputs\n\n%s\n"
         "Inputs reach the action through the environment only; nothing in them is expanded on the runner. All are checked before any\n"
         "work, and an error names the input, its value and what is accepted.\n\n"

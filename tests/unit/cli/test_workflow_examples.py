@@ -145,7 +145,7 @@ def test_a_registry_that_asks_for_credentials_is_reached() -> None:
 def test_every_example_can_be_planned(path: Path) -> None:
     found = plan(path)
     assert found.labels == ("ubuntu-latest",)
-    assert found.repositories == ("landerlini/apptainer-gha-runner@v1",)
+    assert found.repositories == ("OWNER/apptainer-gha-runner@main",)
     assert found.containers
     raw = load_yaml(path)
     assert isinstance(raw, dict)
