@@ -103,12 +103,15 @@ class Monitor:
         self._use = uses.use(job.spec.image, self._settings, self._host, identity)
         self._renew_at = time.monotonic() + uses.RENEW_USE
         single = namespaces.enter_own(self._host)
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # its id maps are written; from here on nothing inside may look into us
         self._root = layers.mount_root(job.root, self._host, job.layer, single=single, tell=lambda text: self._send({"note": text}))
         binds = setup.fill_root(job.start, self._root, one_id=single)
         config = self._config()
         talk = self._records.path(identity, "apptainer.log")
         self._held = setup.hold(self._host, job.start, self._root, binds, config=config, fresh_proc=job.fresh_proc, talk=talk)
-        setup.shield(self._held, read_only=not job.spec.writable, shield_kernel=not single and self._host.uid == 0 and job.fresh_proc)
+        real_root = not single and self._host.uid == 0
+        rooms = setup.SHIELDED_SYS + (setup.SHIELDED_PROC if job.fresh_proc else ()) if real_root else ()
+        setup.shield(self._held, read_only=not job.spec.writable, rooms=rooms)
         one_id = namespaces.maps_one_id(self._held.init)
         record = flat.JoinRecord(
             boot=self._host.boot_id,

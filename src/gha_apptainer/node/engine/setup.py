@@ -28,7 +28,9 @@ APT::Sandbox::User "root";
 _GPU_PROGRAMS = tuple("/usr/bin/nvidia-" + name for name in ("smi", "debugdump", "persistenced", "cuda-mps-control", "cuda-mps-server"))
 """The programs of Apptainer's nvliblist.conf, where drivers install them."""
 _KERNEL_ROOMS = ("/proc", "/sys", "/dev")
-_SHIELDED = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs", "/sys")
+SHIELDED_PROC = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs")
+SHIELDED_SYS = ("/sys",)
+"""What Docker shows read-only too; a /proc that comes from outside is shielded there."""
 
 
 @dataclass(frozen=True)
@@ -196,12 +198,12 @@ def _said(talk: str) -> str:
         return ""
 
 
-def shield(held: Held, *, read_only: bool, shield_kernel: bool) -> None:
-    """In the container's own mount namespace: make the root read-only, and the kernel's settings where our root is the host's root.
+def shield(held: Held, *, read_only: bool, rooms: Tuple[str, ...]) -> None:
+    """In the container's own mount namespace: make the root read-only, and the kernel's `rooms` (SHIELDED) where our root is the host's.
 
     Root of an identity map is the host's uid 0 to /proc/sys, which asks for the id and not for capabilities.
     """
-    if not read_only and not shield_kernel:
+    if not read_only and not rooms:
         return
     child = os.fork()
     if child == 0:
@@ -210,7 +212,7 @@ def shield(held: Held, *, read_only: bool, shield_kernel: bool) -> None:
             host_self = os.open("/proc/self", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             kernel.setns(handle, kernel.CLONE_NEWNS)
             remount = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY
-            for path in _SHIELDED if shield_kernel else ():
+            for path in rooms:
                 if os.path.exists(path):
                     kernel.mount(files.encode(path), files.encode(path), b"", kernel.MS_BIND | kernel.MS_REC)
                     for place in _mounts_below(host_self, path):  # control groups lie below /sys, and a remount is not recursive
