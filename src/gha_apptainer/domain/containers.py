@@ -6,11 +6,10 @@ image's own passwd file, and reads no environment variable.
 
 from __future__ import annotations
 
-from dataclasses import field
 from typing import Mapping, Optional, Tuple
 
 from gha_apptainer.domain.images import Health, Image
-from gha_apptainer.domain.values import dataclass
+from gha_apptainer.domain.values import dataclass, field
 
 Args = Tuple[str, ...]
 Env = Tuple[Tuple[str, str], ...]
@@ -125,6 +124,7 @@ class ExitStatus:
     `exit_code` is Docker's (128+n for signal n). `reason` is empty for an ordinary end; otherwise it says what went wrong around it
     ("root file system lost", "unknown"), and `exit_code` is then never 0. `peak_memory` (bytes, largest single process) and
     `cpu_seconds` are the kernel's account of the command and of the children it waited for.
+    `ran` is False where the command certainly never started.
     """
 
     exit_code: int
@@ -135,6 +135,7 @@ class ExitStatus:
     reason: str = ""
     peak_memory: int = 0
     cpu_seconds: float = 0.0
+    ran: bool = True
 
 
 CREATED, RUNNING, EXITED = "created", "running", "exited"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import Callable, Iterator, Optional
+from typing import Callable, Iterator, List, Optional
 
 from gha_apptainer.domain.errors import EngineFailed, Untrusted, disk_full, is_disk_full
 
@@ -135,39 +135,62 @@ def remove_tree(path: str) -> None:
         return
     parent = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        _remove_below(parent, os.path.basename(os.path.abspath(path)), top.st_dev)
+        _remove_directory(parent, os.path.basename(os.path.abspath(path)), top.st_dev)
+    except FileNotFoundError:
+        pass  # somebody else removes it too
     finally:
         os.close(parent)
 
 
-def _remove_below(parent: int, name: str, device: int) -> None:
-    """Depth first with a stack of descriptors bounded by the tree's depth, relative to `parent`, so that long paths work."""
+def _remove_directory(parent: int, name: str, device: int) -> None:
+    """Remove a tree with two descriptors and no recursion, whatever its depth: nested directories are moved up to the top first."""
+    top = _open_directory(parent, name)
     try:
-        here = _open_directory(parent, name)
-    except FileNotFoundError:
-        return
-    try:
-        if os.fstat(here).st_dev != device:
-            raise EngineFailed("something is still mounted at %s" % name, remedy="end the container that holds it, then try again")
-        for entry in os.listdir(here):
+        _check_device(top, device, name)
+        todo = _empty(top, top, device)
+        while todo:
+            inner = todo.pop()
             try:
-                os.unlink(entry, dir_fd=here)
-            except IsADirectoryError:
-                _remove_below(here, entry, device)
-            except PermissionError:
-                # unlink of a directory is EPERM on some file systems, EISDIR on others
-                if stat.S_ISDIR(os.lstat(entry, dir_fd=here).st_mode):
-                    _remove_below(here, entry, device)
-                else:
-                    raise
+                here = _open_directory(top, inner)
             except FileNotFoundError:
                 continue
+            try:
+                _check_device(here, device, inner)
+                todo += _empty(here, top, device)
+            finally:
+                os.close(here)
+            os.rmdir(inner, dir_fd=top)
     finally:
-        os.close(here)
-    try:
-        os.rmdir(name, dir_fd=parent)
-    except FileNotFoundError:
-        pass
+        os.close(top)
+    os.rmdir(name, dir_fd=parent)
+
+
+def _check_device(handle: int, device: int, name: str) -> None:
+    if os.fstat(handle).st_dev != device:
+        raise EngineFailed("something is still mounted at %s" % name, remedy="end the container that holds it, then try again")
+
+
+def _empty(here: int, top: int, device: int) -> List[str]:
+    """Remove the files of a directory and move its directories to `top`; gives their names there."""
+    moved = []
+    for entry in os.listdir(here):
+        try:
+            found = os.lstat(entry, dir_fd=here)
+            if not stat.S_ISDIR(found.st_mode):
+                os.unlink(entry, dir_fd=here)
+                continue
+            if here == top:
+                moved.append(entry)
+                continue
+            if found.st_dev != device:
+                raise EngineFailed("something is still mounted at %s" % entry, remedy="end the container that holds it, then try again")
+            os.chmod(entry, 0o700, dir_fd=here)  # a directory that changes its parent must be writable itself
+            name = ".removing-%s" % os.urandom(8).hex()
+            os.rename(entry, name, src_dir_fd=here, dst_dir_fd=top)
+            moved.append(name)
+        except FileNotFoundError:
+            continue
+    return moved
 
 
 def _open_directory(parent: int, name: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from typing import TYPE_CHECKING, Optional, Tuple
 
 from gha_apptainer.domain.containers import Args, Env
@@ -113,6 +114,37 @@ def start_time(pid: int) -> int:
 def alive(pid: int, started: int) -> bool:
     """Whether that very process still runs; a zombie does not."""
     return pid > 0 and started > 0 and start_time(pid) == started
+
+
+def reap(pid: int, limit: float) -> bool:
+    """Wait for a child of ours, at most `limit` seconds; tells whether it is gone. What is no child of ours counts as gone."""
+    deadline = time.monotonic() + limit
+    while True:
+        try:
+            if os.waitpid(pid, os.WNOHANG)[0] == pid:
+                return True
+        except ChildProcessError:
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.001)
+
+
+def here() -> str:
+    """Where our pids mean something: host name, boot and pid namespace, as one word without dashes."""
+    with open("/proc/sys/kernel/random/boot_id") as handle:
+        boot = handle.read(8)
+    host = "".join(mark if mark.isalnum() else "_" for mark in os.uname().nodename)
+    return "%s.%s.%d" % (host, boot, os.stat("/proc/self/ns/pid").st_ino)
+
+
+def elsewhere(place: str) -> bool:
+    """Whether pids noted at `place` mean nothing here: another host, or another pid namespace of this boot. An earlier boot is over."""
+    ours = here()
+    if place == ours:
+        return False
+    host, boot, _ = ours.split(".")
+    return place.split(".")[:1] != [host] or place.split(".")[1:2] == [boot]
 
 
 def children(pid: int) -> Tuple[int, ...]:

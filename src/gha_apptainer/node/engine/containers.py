@@ -12,7 +12,7 @@ from typing import Callable, Iterator, List, NoReturn, Optional, Sequence, Tuple
 
 from gha_apptainer.domain.containers import RUNNING, Container, ContainerSpec, ExecRequest, ExitStatus, LogLine, Stdio
 from gha_apptainer.domain.documents import from_plain, to_json
-from gha_apptainer.domain.errors import DOCKER_FAILURE, EngineFailed, GhaError, HostUnfit, InputError, TimedOut
+from gha_apptainer.domain.errors import DOCKER_FAILURE, EngineFailed, GhaError, HostUnfit, InputError, Refused, TimedOut
 from gha_apptainer.domain.findings import OK, WARN, Finding
 from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.images import SIF
@@ -63,7 +63,7 @@ class ApptainerEngine:
 
         Raises EngineFailed with the cause; a main process that cannot be started is a status, not an error.
         """
-        channel, _ = self._launch(self._records.find(id), stdio, attached=False)
+        channel, _ = self._launch(self._own(id), stdio, attached=False)
         try:
             self._await_start(channel)
         finally:
@@ -78,24 +78,41 @@ class ApptainerEngine:
         identity, spec = self._add(spec, name)
         foreground = Foreground(self._records, identity, stdio, grace)
         with foreground:
-            channel, monitor = self._launch(identity, stdio, attached=True, spec=spec)
+            try:
+                channel, monitor = self._launch(identity, stdio, attached=True, spec=spec)
+            except BaseException:
+                if spec.remove:
+                    self._records.discard(identity)
+                raise
             try:
                 started = self._await_start(channel, foreground)
                 return foreground.judged(started if started is not None else foreground.wait(channel))
             except CancelledEarly as cancelled:
                 os.kill(monitor, signal.SIGKILL)  # mounts, helpers and Apptainer die with it
-                return ExitStatus(128 + cancelled.number, cancelled.number, reason="cancelled before its command started")
+                return ExitStatus(128 + cancelled.number, cancelled.number, reason="cancelled before its command started", ran=False)
             finally:
                 channel.close()
-                os.waitpid(monitor, 0)
+                process.reap(monitor, setup.END_LIMIT)
                 self._reap_quietly(identity)
 
     def _reap_quietly(self, identity: str) -> None:
         """See to what a monitor that was killed left behind; an ordinary end has left nothing to do."""
         try:
             self._reap_one(identity)
+            if self._records.monitor(identity) == (0, 0) and self._records.spec(identity).remove:
+                self._records.discard(identity)  # it was killed before it could sign
         except FileNotFoundError:
             pass
+
+    def _own(self, id: str) -> str:
+        """The id of a container that this place may act on. Raises Refused for one that was started elsewhere."""
+        identity = self._records.find(id)
+        if self._records.foreign(identity):
+            raise Refused(
+                "container %s was started on another host or in another pid namespace" % id,
+                remedy="act on it where it runs; GHA_APPTAINER_STATE can give each place a directory of its own",
+            )
+        return identity
 
     def _check_host(self) -> None:
         reason = self._host.userns_reason or self._host.apptainer_reason
@@ -115,9 +132,9 @@ class ApptainerEngine:
             spec = container.spec
         base = records.path(identity)
         layer = starting.layer_directory(identity, base, self._settings)
-        os.makedirs(layer, mode=0o700, exist_ok=True)
         if os.path.dirname(layer) != base:
-            records.write(identity, "layer.path", layer)
+            records.write(identity, "layer.path", layer)  # first: what is written down can be found again after a kill
+        os.makedirs(layer, mode=0o700, exist_ok=True)
         foreign = layers.foreign_owner(spec.image, self._host)
         lower = "" if spec.image.form == SIF else spec.image.rootfs
         memory = layers.layer_memory(self._nature(layer), self._settings.layer_memory, layers.available_memory())
@@ -190,7 +207,7 @@ class ApptainerEngine:
 
     def exec(self, id: str, request: ExecRequest, stdio: Stdio) -> ExitStatus:
         """Run a command in a running container and wait for it. It dies with this process. Signals are handed on to it."""
-        identity = self._records.find(id)
+        identity = self._own(id)
         started = time.time()
         try:
             record = flat.read(self._records.path(identity, "join"))
@@ -229,7 +246,7 @@ class ApptainerEngine:
 
     def kill(self, id: str, number: int = signal.SIGKILL) -> None:
         """Send a signal to the main process; SIGKILL, or any signal to a container without one, ends the container."""
-        identity = self._records.find(id)
+        identity = self._own(id)
         running = self._records.running(identity)
         if running is None or self.get(identity).state != RUNNING:
             raise InputError("container %s is not running" % id)
@@ -240,7 +257,7 @@ class ApptainerEngine:
 
     def stop(self, id: str, grace: float) -> ExitStatus:
         """The stop signal, the grace (seconds), then SIGKILL to the container's init. Stopped already is fine."""
-        identity = self._records.find(id)
+        identity = self._own(id)
         try:
             container = self._records.container(identity)
         except FileNotFoundError:  # it ended and removed itself just now
@@ -312,7 +329,7 @@ class ApptainerEngine:
     def remove(self, id: str) -> None:
         """End the container if it runs, and remove record, layer and anonymous volumes. Gone already is fine."""
         try:
-            identity = self._records.find(id)
+            identity = self._own(id)
         except InputError:
             if len(id) == 64:
                 return
@@ -338,22 +355,22 @@ class ApptainerEngine:
 
     def reap(self) -> Sequence[Finding]:
         """Clean up what dead owners and killed monitors left on this host and boot, and only that. Called by every command."""
-        found: List[Finding] = [Finding("leftover", OK, "removed what was left of %s" % one[:12]) for one in self._records.leftovers()]
+        found: List[Finding] = list(self._records.leftovers())
         for identity in self._records.ids():
             try:
                 finding = self._reap_one(identity)
             except FileNotFoundError:
                 continue  # another command was faster
-            except GhaError as error:
-                finding = Finding(
-                    "unreadable", WARN, "container %s: %s" % (identity[:12], error.what), "gha-apptainer rm -f " + identity[:12]
-                )
+            except (GhaError, OSError) as error:
+                finding = Finding("unreadable", WARN, "container %s: %s" % (identity[:12], error), "gha-apptainer rm -f " + identity[:12])
             if finding is not None:
                 found.append(finding)
         return found
 
     def _reap_one(self, identity: str) -> Optional[Finding]:
         records = self._records
+        if records.foreign(identity):
+            return None
         monitor = records.monitor(identity)
         spec = records.spec(identity)
         owner_gone = spec.owner.pid != 0 and not process.alive(spec.owner.pid, spec.owner.started)

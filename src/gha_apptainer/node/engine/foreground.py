@@ -8,18 +8,19 @@ import select
 import signal
 import socket
 import time
-from dataclasses import replace
 from typing import Dict, List, Tuple
 
 from gha_apptainer.domain import errors
 from gha_apptainer.domain.containers import ExitStatus, Stdio
 from gha_apptainer.domain.documents import from_plain
 from gha_apptainer.domain.errors import DOCKER_FAILURE, EngineFailed, GhaError
+from gha_apptainer.domain.values import replace
 from gha_apptainer.node.engine import terminal
 from gha_apptainer.node.engine.records import Records
 from gha_apptainer.node.engine.setup import READY_LIMIT
 from gha_apptainer.node.engine.signals import CANCELLING, PROXIED, Handler, signal_process, signal_session
 
+_GONE = 30.0  # seconds for a killed container to be told
 _EARLY = 1.0  # seconds: a container that starts at all has started by then
 MESSAGE = 1 << 18
 """The largest message of a monitor, in bytes."""
@@ -43,6 +44,7 @@ class Foreground:
         self._deadline = 0.0
         self._cancelled = 0
         self._early = 0.0
+        self._given_up = 0.0
         self.master = -1
 
     def __enter__(self) -> Foreground:
@@ -111,7 +113,12 @@ class Foreground:
                 running = self._records.running(self._identity)
                 if running is not None:
                     signal_process(running.init, running.init_started, signal.SIGKILL)
-                self._deadline, left = 0.0, 3600.0
+                self._deadline, left = 0.0, _GONE
+                self._given_up = time.monotonic() + _GONE
+            if self._given_up and time.monotonic() > self._given_up:
+                return ExitStatus(
+                    DOCKER_FAILURE, finished=time.time(), reason="unknown: the container was killed and its monitor does not answer"
+                )
             ready = select.select([channel, self.wake], [], [], max(left, 0.0))[0]
             if self.wake in ready:
                 self.woken()

@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import os
 import resource
+import select
 import signal
 import sys
 
@@ -37,6 +38,7 @@ _NAMESPACES = (
 )
 _ERRORS, _PROGRAM = 3, 4  # descriptors of the command's process: failure report, trampoline
 _DATABASE_LIMIT = 4 << 20
+_LIMIT = 120.0  # seconds to enter
 
 
 class JoinFailed(Exception):
@@ -94,6 +96,8 @@ def spawn(record: JoinRecord, command: Command) -> int:
         errors_out = -1
         os.close(go_in)
         go_in = -1
+        if not select.select([errors_in], [], [], _LIMIT)[0]:  # reading the image's passwd file can hang on a dead mount
+            os.kill(doorman, signal.SIGKILL)
         _, status = os.waitpid(doorman, 0)
         report = os.read(errors_in, 1 << 16)
         pid = 0

@@ -19,10 +19,12 @@ from gha_apptainer.domain.images import SIF, Image
 from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node import files, process
 from gha_apptainer.node.engine import kernel
+from gha_apptainer.node.host import trying
 from gha_apptainer.node.images.filesystems import NETWORK
 
 KERNEL, FUSE, COPY = "overlay", "fuse-overlayfs", "copy"
 _COPY_LIMIT = 3600.0  # seconds for a private copy of an image
+_SERVE_LIMIT = 60.0  # seconds until a FUSE program answers; its file may lie on slow storage
 
 
 @dataclass(frozen=True)
@@ -195,13 +197,13 @@ def _start_helper(argv: Tuple[str, ...], device: int, target: str) -> int:
 
 
 def _wait_served(target: str, name: str) -> None:
-    """A first look-up blocks until the helper answers; it fails at once when the helper is gone (ENOTCONN)."""
-    try:
-        os.stat(os.path.join(target, "."))
-    except OSError as error:
-        raise EngineFailed(
-            "%s does not serve %s: %s" % (os.path.basename(name), target, error.strerror), cause="the image is damaged, or FUSE is"
-        ) from error
+    """A first look-up blocks until the helper answers; it fails at once when the helper is gone (ENOTCONN).
+
+    It is made in a process of its own, because one that hangs could not be ended.
+    """
+    reason = trying.attempt(lambda: os.close(os.open(target, os.O_RDONLY | os.O_DIRECTORY)), _SERVE_LIMIT)
+    if reason:
+        raise EngineFailed("%s does not serve %s: %s" % (os.path.basename(name), target, reason), cause="the image is damaged, or FUSE is")
 
 
 def _copy(plan: RootPlan, host: HostFacts, merged: str, single: bool, tell: Callable[[str], None]) -> None:

@@ -7,6 +7,7 @@ of the channel is the end of the container.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
@@ -15,7 +16,7 @@ import socket
 import time
 from typing import Callable, Dict, List, NoReturn, Optional, Tuple
 
-from gha_apptainer.domain.containers import ContainerSpec, ExitStatus, Stdio
+from gha_apptainer.domain.containers import TMPFS, ContainerSpec, ExitStatus, Stdio
 from gha_apptainer.domain.documents import plain, to_json
 from gha_apptainer.domain.errors import DOCKER_FAILURE, EngineFailed, GhaError
 from gha_apptainer.domain.hosts import HostFacts
@@ -93,13 +94,13 @@ class Monitor:
             os.dup2(null, number)
         if null > 2:
             os.close(null)
-        mine = (os.getpid(), process.start_time(os.getpid()))
-        self._records.write(self._job.identity, "monitor", "%d %d" % mine)
+        self._records.started_by_me(self._job.identity)
 
     # up
 
     def _live(self) -> ExitStatus:
         job, identity = self._job, self._job.identity
+        self._watch_owner()
         self._use = uses.use(job.spec.image, self._settings, self._host, identity)
         self._renew_at = time.monotonic() + uses.RENEW_USE
         single = namespaces.enter_own(self._host)
@@ -129,11 +130,38 @@ class Monitor:
         files.write_whole(self._records.path(identity, "exec"), flat.encode_settings(flat.ExecSettings(usual.env, usual.cwd, usual.user)))
         files.write_whole(self._records.path(identity, "join"), flat.encode(record))
         oom_before = cgroups.oom_kills()
+        self._stop_watching()
         if job.spec.main is not None:
             self._start_main(record)
         self._announce()
         usage = self._wait()
         return self._judge(usage, oom_before)
+
+    def _watch_owner(self) -> None:
+        """While the container is being made, however long that takes, an owner that goes away ends it: no command starts for nobody.
+
+        SIGIO comes whenever something happens on the channel, and its handler raises out of whatever we are waiting for.
+        """
+        if not self._job.attached:
+            return
+        signal.signal(signal.SIGIO, self._owner_moved)
+        fcntl.fcntl(self._channel, fcntl.F_SETOWN, os.getpid())
+        flags = fcntl.fcntl(self._channel, fcntl.F_GETFL)
+        fcntl.fcntl(self._channel, fcntl.F_SETFL, flags | os.O_ASYNC)
+        self._owner_moved()
+
+    def _owner_moved(self, *_: object) -> None:
+        if self._channel_closed():
+            raise EngineFailed(OWNER_GONE)
+
+    def _stop_watching(self) -> None:
+        """From here on the long wait looks at the channel itself."""
+        if not self._job.attached:
+            return
+        flags = fcntl.fcntl(self._channel, fcntl.F_GETFL)
+        fcntl.fcntl(self._channel, fcntl.F_SETFL, flags & ~os.O_ASYNC)
+        self._owner_moved()
+        signal.signal(signal.SIGIO, signal.SIG_IGN)
 
     def _config(self) -> str:
         if not self._host.config_option:
@@ -162,7 +190,7 @@ class Monitor:
             if request.tty:
                 self._take_terminal(mine)
         except join.JoinFailed as failed:
-            status = ExitStatus(failed.code, started=self._since, finished=time.time(), reason=failed.text)
+            status = ExitStatus(failed.code, started=self._since, finished=time.time(), reason=failed.text, ran=False)
             self._clean()
             self._finish(status)
             self._send({"end": plain(status)})
@@ -325,8 +353,11 @@ class Monitor:
     def _drain(self) -> None:
         """Read what the container wrote before it ended; all its processes are gone, so every pipe ends."""
         deadline = time.monotonic() + _END_LIMIT
-        while self._pipes and time.monotonic() < deadline:
-            for handle in list(self._pipes):
+        while self._pipes:
+            ready = select.select(list(self._pipes), [], [], max(0.0, deadline - time.monotonic()))[0]
+            if not ready:
+                break
+            for handle in ready:
                 self._pump(handle, lambda _: None)
         if self._log is not None:
             self._log.close()
@@ -385,14 +416,17 @@ class Monitor:
             except OSError:
                 continue  # not every root has both
         for one in self._job.start.placed:
-            if one.kind == "tmpfs":
-                kernel.unmount(files.encode(one.source))
+            if one.kind == TMPFS:
+                try:
+                    kernel.unmount(files.encode(one.source))
+                except OSError:
+                    continue  # it was not mounted yet
         for pid in root.helpers:
             try:
                 os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-            except (ProcessLookupError, ChildProcessError):
-                continue
+            except ProcessLookupError:
+                pass
+            process.reap(pid, _END_LIMIT)
         self._release_image()
 
     def _release_image(self) -> None:
@@ -410,6 +444,7 @@ class Monitor:
 
     def _fail(self, error: GhaError) -> None:
         """Leave nothing running; the record and the caller hear the same words."""
+        signal.signal(signal.SIGIO, signal.SIG_IGN)
         words = {"kind": type(error).__name__, "what": error.what, "cause": error.cause, "remedy": error.remedy}
         try:
             self._clean()

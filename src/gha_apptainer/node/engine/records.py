@@ -4,12 +4,13 @@ Layout of the state directory:
 
     containers/ID/       spec.json, created; monitor (pid and start time), running.json, join while it runs; exit.json at the end;
                          log/, layer/ (or a link to where it lies), fs/ (hosts, tmp, …), volumes/ (anonymous)
-    names/NAME           "ID PID STARTED": who holds a name, and the process that claimed it
+    names/NAME           "ID PID STARTED PLACE": who holds a name, and the process that claimed it
     volumes/NAME/        named volumes
     ended/ID.json        how a container ended that is removed already
 
 Everything is published by rename or link, so that a reader sees all of it or nothing. A directory is being made while its name begins
-with `.new-`, being removed while it begins with `.gone-`; both carry the pid and start time of who does it.
+with `.new-`, being removed while it begins with `.gone-`; both carry pid, start time and place of who does it. Several hosts, or several pid
+namespaces of one, may share a state directory: what belongs to another place is never touched.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from typing import List, Optional, Sequence, Tuple
 
 from gha_apptainer.domain.containers import CREATED, EXITED, RUNNING, Container, ContainerSpec, ExitStatus
 from gha_apptainer.domain.documents import from_json, to_json
-from gha_apptainer.domain.errors import DOCKER_FAILURE, InputError, Untrusted
+from gha_apptainer.domain.errors import DOCKER_FAILURE, GhaError, InputError, Untrusted
+from gha_apptainer.domain.findings import OK, WARN, Finding
 from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node import files, process
 
@@ -46,6 +48,11 @@ class Running:
     interactive: bool = False
 
 
+def _me() -> Tuple[int, int, str]:
+    """This process, as records name it: pid, start time, place."""
+    return os.getpid(), process.start_time(os.getpid()), process.here()
+
+
 class Records:
     """The containers below one state directory, which must be private to this user already."""
 
@@ -65,14 +72,15 @@ class Records:
         chosen = name or "c-" + identity[:12]
         if not _NAME.fullmatch(chosen):
             raise InputError("%r is no container name" % name, remedy="use letters, digits, dot, dash and underscore")
-        mine = (os.getpid(), process.start_time(os.getpid()))
-        making = os.path.join(self.state, "containers", ".new-%d-%d-%s" % (*mine, identity))
+        mine = _me()
+        making = os.path.join(self.state, "containers", ".new-%d-%d-%s-%s" % (*mine, identity))
         os.mkdir(making, 0o700)
         try:
             files.write_whole(os.path.join(making, "spec.json"), to_json(spec).encode())
             files.write_whole(os.path.join(making, "name"), files.encode(chosen))
+            files.write_whole(os.path.join(making, "place"), files.encode(mine[2]))
             claim = os.path.join(self.state, "names", chosen)
-            if not files.write_once(claim, ("%s %d %d" % (identity, *mine)).encode()):
+            if not files.write_once(claim, files.encode("%s %d %d %s" % (identity, *mine))):
                 raise InputError(
                     "the name %r is in use by container %s" % (chosen, files.decode(files.read_whole(claim)).split(" ")[0][:12]),
                     remedy="gha-apptainer rm %s, or use another name" % chosen,
@@ -87,8 +95,7 @@ class Records:
         if status is not None:
             files.write_whole(os.path.join(self.state, "ended", identity + ".json"), to_json(status).encode())
         name, layer = self.name(identity), self.layer(identity)
-        mine = (os.getpid(), process.start_time(os.getpid()))
-        going = os.path.join(self.state, "containers", ".gone-%d-%d-%s" % (*mine, identity))
+        going = os.path.join(self.state, "containers", ".gone-%d-%d-%s-%s" % (*_me(), identity))
         try:
             os.rename(self.path(identity), going)
         except FileNotFoundError:
@@ -106,42 +113,57 @@ class Records:
         except FileNotFoundError:
             pass
 
-    def leftovers(self) -> Sequence[str]:
-        """Half-made and half-removed directories whose maker is gone, and names that nobody holds; removes what has no maker any more."""
-        removed: List[str] = []
-        top = os.path.join(self.state, "containers")
-        for entry in os.listdir(top):
-            if entry.startswith((".new-", ".gone-")):
-                _, pid, started, identity = entry.split("-", 3)
-                if not process.alive(int(pid), int(started)):
-                    files.remove_tree(os.path.join(top, entry))
-                    removed.append(identity)
-        for name in os.listdir(os.path.join(self.state, "names")):
-            try:
-                self._drop_claim(name)
-            except FileNotFoundError:
-                continue  # another command was faster
-        limit = time.time() - _KEEP_ENDED
-        for name in os.listdir(os.path.join(self.state, "ended")):
-            path = os.path.join(self.state, "ended", name)
-            try:
-                if os.lstat(path).st_mtime < limit:
-                    os.unlink(path)
-            except FileNotFoundError:
-                continue
-        return removed
+    def leftovers(self) -> Sequence[Finding]:
+        """Remove half-made and half-removed directories whose maker is gone, names that nobody holds, and old ends; tell what was done.
 
-    def _drop_claim(self, name: str) -> None:
+        What cannot be removed is a warning, never the end of the command that came across it.
+        """
+        found: List[Finding] = []
+        for folder, clean in (("containers", self._drop_half), ("names", self._drop_claim), ("ended", self._drop_end)):
+            for entry in os.listdir(os.path.join(self.state, folder)):
+                try:
+                    done = clean(entry)
+                except FileNotFoundError:
+                    continue  # another command was faster
+                except (OSError, ValueError, GhaError) as error:
+                    found.append(Finding("leftover", WARN, "cannot remove what is left of %s: %s" % (entry, error)))
+                    continue
+                if done:
+                    found.append(Finding("leftover", OK, done))
+        return found
+
+    def _drop_half(self, entry: str) -> str:
+        if not entry.startswith((".new-", ".gone-")):
+            return ""
+        _, pid, started, place, identity = entry.split("-", 4)
+        if process.elsewhere(place) or process.alive(int(pid), int(started)):
+            return ""
+        path = os.path.join(self.state, "containers", entry)
+        try:
+            files.remove_tree(files.decode(files.read_whole(os.path.join(path, "layer.path"))))
+        except FileNotFoundError:
+            pass  # the layer lies in the directory itself
+        files.remove_tree(path)
+        return "removed what was left of %s" % identity[:12]
+
+    def _drop_end(self, entry: str) -> str:
+        path = os.path.join(self.state, "ended", entry)
+        if os.lstat(path).st_mtime < time.time() - _KEEP_ENDED:
+            os.unlink(path)
+        return ""
+
+    def _drop_claim(self, name: str) -> str:
         """Remove a claim whose container does not exist and whose maker is gone; also one that was never finished."""
         claim = os.path.join(self.state, "names", name)
         try:
-            identity, pid, started = files.decode(files.read_whole(claim)).split(" ")
-            stale = not os.path.isdir(self.path(identity)) and not process.alive(int(pid), int(started))
+            identity, pid, started, place = files.decode(files.read_whole(claim)).split(" ")
+            stale = not os.path.isdir(self.path(identity)) and not process.elsewhere(place) and not process.alive(int(pid), int(started))
         except ValueError:
             maker = _HALF.fullmatch(name)
             stale = maker is not None and not process.start_time(int(maker.group(1)))
         if stale:
             os.unlink(claim)
+        return ""
 
     # reading
 
@@ -211,6 +233,19 @@ class Records:
         except ValueError as error:
             raise Untrusted("%s is not a monitor's record" % self.path(identity, "monitor")) from error
 
+    def foreign(self, identity: str) -> bool:
+        """Whether the container belongs to another place, where its pids mean something that they do not mean here."""
+        try:
+            return process.elsewhere(self._text(identity, "place"))
+        except FileNotFoundError:
+            return False
+
+    def started_by_me(self, identity: str) -> None:
+        """Note this process as the container's monitor."""
+        pid, started, place = _me()
+        self.write(identity, "place", place)
+        self.write(identity, "monitor", "%d %d" % (pid, started))
+
     def layer(self, identity: str) -> str:
         """Where the writable layer lies; empty if it is the usual place inside the container's directory."""
         try:
@@ -222,7 +257,7 @@ class Records:
         """All of one container. Raises FileNotFoundError if it is gone."""
         spec, status, running = self.spec(identity), self.status(identity), self.running(identity)
         monitor = self.monitor(identity)
-        monitored = process.alive(*monitor)
+        monitored = self.foreign(identity) or process.alive(*monitor)  # elsewhere somebody else sees to it
         if status is None and monitor != (0, 0) and not monitored:
             status = self.status(identity) or ExitStatus(DOCKER_FAILURE, reason=UNKNOWN)  # it may have spoken just before it ended
         state = EXITED if status is not None else RUNNING if running is not None and monitored else CREATED

@@ -18,6 +18,8 @@ from gha_apptainer.node.engine import kernel, namespaces, programs, rootpaths
 from gha_apptainer.node.engine.layers import Root
 from gha_apptainer.node.engine.starting import GPU_LIBRARIES, HOLDER, Placed, StartPlan
 
+END_LIMIT = 10.0
+"""Seconds for what was killed to disappear; what hangs in the kernel cannot be waited for."""
 READY_LIMIT = 300.0
 """Seconds until a container must hold; CVMFS may have to fetch its files first."""
 _APT = "/etc/apt/apt.conf.d"
@@ -243,7 +245,4 @@ def end_starter(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
-    try:
-        os.waitpid(pid, 0)
-    except ChildProcessError:
-        pass
+    process.reap(pid, END_LIMIT)

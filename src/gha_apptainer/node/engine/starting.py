@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from typing import List, Tuple
 
 from gha_apptainer.domain.containers import (
@@ -22,7 +21,7 @@ from gha_apptainer.domain.containers import (
 from gha_apptainer.domain.errors import HostUnfit, InputError, Refused
 from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.settings import NodeSettings
-from gha_apptainer.domain.values import dataclass
+from gha_apptainer.domain.values import dataclass, replace
 
 HOLDER = "/.gha-apptainer-holder"
 """The holder's path inside, gone as soon as it runs."""
