@@ -124,7 +124,7 @@ def _container(step: Step, env: Mapping[str, str], root: Path, settings: NodeSet
     )
     if not inputs.image and _VIEW & set(open_inputs):
         plan = replace(plan, asked=replace(plan.asked, image="${{ … }}"), image_from="the operating system of the view, an expression")
-    workflow_names = {*env, *(name for name, _ in inputs.env)}
+    workflow_names = {*env, *(name for name, _ in plan.env_input)}
     return {
         "image": plan.asked.image,
         "image_from": plan.image_from,

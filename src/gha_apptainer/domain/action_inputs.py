@@ -263,8 +263,8 @@ def _binds(text: str) -> Tuple[Mount, ...]:
     return tuple(found)
 
 
-def check_sources(mounts: Tuple[Mount, ...], exists: Callable[[str], bool]) -> None:
-    """InputError for the first bind whose source is not there."""
+def check_sources(mounts: Tuple[Mount, ...], exists: Callable[[str], bool], name: str = "binds") -> None:
+    """InputError for the first bind whose source is not there; `name` is the input."""
     for one in mounts:
         if not exists(one.source):
-            raise InputError("input binds: %s does not exist on this machine" % one.source, remedy="create it before, or correct the path")
+            raise InputError("input %s: %s does not exist on this machine" % (name, one.source), remedy="create it before, or correct the path")

@@ -82,3 +82,56 @@ def test_outside_of_a_workflow() -> None:
 def test_the_images_own_command() -> None:
     plan = _plan({"image": "x"})
     assert (plan.asked.entrypoint, plan.asked.command, plan.files) == (None, None, ())
+
+
+@pytest.mark.parametrize(
+    ("words", "path", "mount"),
+    [
+        ("-B /cvmfs", "/cvmfs", ("/cvmfs", False)),
+        ("-B /w/repo", "/w/repo", ("/w/repo", False)),
+        ("--bind=/w/repo:/w/repo:ro", "/w/repo", ("/w/repo", True)),
+        ("--mount type=bind,source=/else,destination=/w/_temp/../repo/", "/w/repo", ("/else", False)),
+    ],
+)
+@pytest.mark.case("action-2")
+def test_binds_of_apptainer_args_win_over_our_own(words: str, path: str, mount: tuple[str, bool]) -> None:
+    mounts = _plan({"run": "x", "apptainer-args": words}, missing=()).asked.mounts
+    assert [(one.source, one.read_only) for one in mounts if one.target == path] == [mount]
+
+
+@pytest.mark.case("action-2")
+def test_apptainer_args_become_what_is_asked_for() -> None:
+    asked = _plan({"run": "x", "apptainer-args": "--pwd /x --env A=args,B=args --nv", "env": "B=input", "gpu": "none"}).asked
+    assert (asked.workdir, asked.gpu, asked.apptainer_args) == ("/x", "nvidia", ())
+    assert (dict(asked.env)["A"], dict(asked.env)["B"]) == ("args", "input")
+    assert _plan({"run": "x", "apptainer-args": "--pwd /x", "working-directory": "sub"}).asked.workdir == "/w/repo/sub"
+
+
+def test_a_bind_of_apptainer_args_that_is_missing_is_told_by_its_input() -> None:
+    with pytest.raises(InputError, match="input apptainer-args: /nope does not exist"):
+        _plan({"run": "x", "apptainer-args": "-B /nope:/x"}, missing=("/nope",))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("binds", "/cvmfs/a.example.org/data:/data"),
+        ("binds", "/cvmfs//x/../a.example.org"),
+        ("apptainer-args", "-B /cvmfs/a.example.org/data:/data"),
+        ("image", "/cvmfs/a.example.org/images/el9"),
+        ("image", "file:///cvmfs/a.example.org/el9.sif"),
+        ("working-directory", "/cvmfs/a.example.org/sw"),
+        ("setup-script", "/cvmfs/a.example.org/setup.sh"),
+    ],
+)
+@pytest.mark.case("action-10")
+def test_a_path_on_cvmfs_names_its_repository_and_is_not_touched(name: str, value: str) -> None:
+    asked: list[str] = []
+
+    def exists(path: str) -> bool:
+        asked.append(path)
+        return True
+
+    plan = plan_step(parse_inputs({"run": "x", name: value}, RUNNER), RUNNER, machine="x86_64", folder="/w/_temp/gha", exists=exists)
+    assert plan.repositories == ("a.example.org",)
+    assert not [path for path in asked if path.startswith("/cvmfs/")]

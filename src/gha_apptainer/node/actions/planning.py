@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from typing import Callable, FrozenSet, List, Mapping, Optional, Tuple
 
 from gha_apptainer.domain import lcg_views, shells
 from gha_apptainer.domain.action_inputs import DEFAULT_IMAGE, ENV_CONTEXT, INPUTS, ActionInputs
 from gha_apptainer.domain.action_inputs import check_sources as check_binds
-from gha_apptainer.domain.apptainer_args import parse_apptainer_args
+from gha_apptainer.domain.apptainer_args import ApptainerArgs, parse_apptainer_args
 from gha_apptainer.domain.asked import Asked
 from gha_apptainer.domain.containers import Args, Env, Mount
 from gha_apptainer.domain.errors import InputError
 from gha_apptainer.domain.image_plans import Login
-from gha_apptainer.domain.lcg_views import View
+from gha_apptainer.domain.image_refs import PATH, parse
+from gha_apptainer.domain.lcg_views import View, repository_of
 from gha_apptainer.domain.shells import Script
 from gha_apptainer.domain.step_environments import added_paths, env_context, given_by_runner, step_environment
-from gha_apptainer.domain.values import dataclass
+from gha_apptainer.domain.values import dataclass, replace
 
 FILE_COMMANDS = ("GITHUB_OUTPUT", "GITHUB_ENV", "GITHUB_PATH", "GITHUB_STEP_SUMMARY", "GITHUB_STATE", "GITHUB_EVENT_PATH")
 """Files through which a step talks to later steps, and the event; they are at their own paths inside."""
@@ -87,30 +87,34 @@ def plan_step(
     workspace = environ.get("GITHUB_WORKSPACE", "")
     if not workspace.startswith("/"):
         raise InputError("GITHUB_WORKSPACE is not set", remedy="run this as a step of a workflow, or use gha-apptainer run")
-    parse_apptainer_args(inputs.apptainer_args)  # refuse early what the engine would refuse after the image was fetched
-    check_binds(inputs.binds, exists)
+    extra = parse_apptainer_args(inputs.apptainer_args)
+    binds = inputs.binds + extra.mounts
+    for name, wanted in (("binds", inputs.binds), ("apptainer-args", extra.mounts)):
+        # what lies on CVMFS is looked at later, by a child and with a time limit
+        check_binds(wanted, lambda path: bool(repository_of(_plain(path))) or exists(path), name)
     view = _view(inputs, machine)
     image, image_from = _image(inputs, view)
     script = shells.script(inputs.shell, inputs.run) if inputs.run else None
-    cwd = os.path.normpath(os.path.join(workspace, inputs.working_directory))
+    cwd = _plain(os.path.join(workspace, inputs.working_directory or extra.workdir))
     setup = os.path.normpath(os.path.join(workspace, inputs.setup_script)) if inputs.setup_script else ""
     if view is not None:
         setup = view.setup
     mixed = (runner or {}) if environ.get("ACT") == "true" else None
     context = env_context(environ.get(ENV_CONTEXT, ""), mixed, OWN_NAMES)
-    mounts = _mounts(inputs, environ, workspace, folder if script else "", exists)
+    own = _own_environment(inputs, extra)
+    mounts = _mounts(binds, environ, workspace, folder if script else "", exists)
+    touched = (setup, cwd, _path_of_image(image, workspace), *(one.source for one in binds))
     plan = StepPlan(
         asked=Asked(
             image=image,
-            env=step_environment(given_by_runner(environ), context, inputs.env),
+            env=step_environment(given_by_runner(environ), context, own),
             workdir=cwd,
             user=inputs.user,
             mounts=mounts,
-            gpu=inputs.gpu,
+            gpu=extra.gpu or inputs.gpu,
             read_only=not inputs.writable,
             remove=True,
             pull=inputs.pull,
-            apptainer_args=inputs.apptainer_args,
         ),
         script=script,
         view=view,
@@ -118,8 +122,8 @@ def plan_step(
         folder=folder,
         paths=added_paths(environ.get("PATH", ""), runner.get("PATH") if runner else None, tuple(one.target for one in mounts)),
         env_context=context,
-        env_input=inputs.env,
-        repositories=_repositories(inputs, view),
+        env_input=own,
+        repositories=_repositories(inputs, view, touched),
         login=Login(inputs.username, inputs.password) if inputs.username else None,
         workspace=workspace,
         cache_dir=inputs.cache_dir,
@@ -172,20 +176,37 @@ def _image(inputs: ActionInputs, view: Optional[View]) -> Tuple[str, str]:
     return view.image, "the view's operating system"
 
 
-def _repositories(inputs: ActionInputs, view: Optional[View]) -> Tuple[str, ...]:
-    found = list(inputs.cvmfs_repositories)
-    if view is not None and view.repository:
-        found.append(view.repository)
-    if inputs.setup_script.startswith(CVMFS + "/"):
-        found.append(lcg_views.repository_of(inputs.setup_script))
-    return tuple(dict.fromkeys(found))
+def _own_environment(inputs: ActionInputs, extra: ApptainerArgs) -> Env:
+    """What the step itself asks for: the arguments for Apptainer, then the input `env`, which wins."""
+    return tuple({**dict(extra.env), **dict(inputs.env)}.items())
+
+
+def _plain(path: str) -> str:
+    """An absolute path without dots and doubled slashes."""
+    return "/" + os.path.normpath(path).lstrip("/")
+
+
+def _path_of_image(image: str, workspace: str) -> str:
+    """Where the image lies, if its reference is a path; "" where it is none, or not even a reference (an expression, for `explain`)."""
+    try:
+        found = parse(image, workspace)
+    except InputError:
+        return ""
+    return found.path if found.transport == PATH else ""
+
+
+def _repositories(inputs: ActionInputs, view: Optional[View], touched: Tuple[str, ...]) -> Tuple[str, ...]:
+    """The named ones, the view's, and those in which any path lies that the step touches: each of them can hang."""
+    found = [*inputs.cvmfs_repositories, view.repository if view is not None else ""]
+    found += [repository_of(_plain(path)) for path in touched if path]
+    return tuple(dict.fromkeys(name for name in found if name))
 
 
 def _mounts(
-    inputs: ActionInputs, environ: Mapping[str, str], workspace: str, folder: str, exists: Callable[[str], bool]
+    binds: Tuple[Mount, ...], environ: Mapping[str, str], workspace: str, folder: str, exists: Callable[[str], bool]
 ) -> Tuple[Mount, ...]:
     """Workspace, RUNNER_TEMP, tool cache, file commands and /cvmfs at their own paths, then the asked binds, which win."""
-    asked = {os.path.normpath(one.target) for one in inputs.binds}
+    asked = {_plain(one.target) for one in binds}
     found: List[Mount] = []
     places = [workspace, environ.get("RUNNER_TEMP", ""), environ.get("RUNNER_TOOL_CACHE", "")]
     for place in (os.path.normpath(one) for one in places if one.startswith("/")):
@@ -199,7 +220,7 @@ def _mounts(
         found.append(Mount(source=folder, target=folder))
     if CVMFS not in asked and exists(CVMFS):
         found.append(Mount(source=CVMFS, target=CVMFS, read_only=True))
-    return (*found, *inputs.binds)
+    return (*found, *binds)
 
 
 def _covered(path: str, mounts: List[Mount]) -> bool:
