@@ -8,7 +8,6 @@ in whatever order they were written.
 
 from __future__ import annotations
 
-from dataclasses import field
 from typing import Dict, List, Mapping, Optional, Tuple
 
 from gha_apptainer.domain.asked import Asked
@@ -16,7 +15,7 @@ from gha_apptainer.domain.containers import Args
 from gha_apptainer.domain.docker_table import APPROXIMATE, CREATE, EXEC, MAKING, REFUSED, RUN, VERBS, Draft, Option, options_of
 from gha_apptainer.domain.docker_values import Reader, boolean
 from gha_apptainer.domain.errors import InputError, Refused
-from gha_apptainer.domain.values import dataclass
+from gha_apptainer.domain.values import dataclass, field
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ value, or one of `READS_VERSIONS`, when it is read.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping as AbstractMapping
 from enum import Enum
@@ -15,6 +14,7 @@ from typing import Any, Dict, Type, TypeVar, Union, get_args, get_origin, get_ty
 
 from gha_apptainer.domain.errors import Untrusted
 from gha_apptainer.domain.secrets import Secret
+from gha_apptainer.domain.values import MISSING, fields, is_dataclass
 
 T = TypeVar("T")
 _hints: Dict[type, Dict[str, Any]] = {}
@@ -27,8 +27,8 @@ def plain(value: object, *, secrets: bool = False) -> Any:
         return value.reveal() if secrets else str(value)
     if isinstance(value, Enum):
         return value.name
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {item.name: plain(getattr(value, item.name), secrets=secrets) for item in dataclasses.fields(value)}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {item.name: plain(getattr(value, item.name), secrets=secrets) for item in fields(value)}
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogateescape")
     if isinstance(value, AbstractMapping):
@@ -86,7 +86,7 @@ def _read(kind: Any, raw: object, where: str) -> Any:
             raise _fail(where, "an object", raw)
         value_kind = get_args(kind)[1]
         return {key: _read(value_kind, item, "%s.%s" % (where, key)) for key, item in raw.items()}
-    if dataclasses.is_dataclass(kind):
+    if is_dataclass(kind):
         return _read_dataclass(kind, raw, where)
     if kind is Secret:
         if not isinstance(raw, str):
@@ -110,7 +110,7 @@ def _read(kind: Any, raw: object, where: str) -> Any:
 def _type_hints(kind: Any) -> Dict[str, Any]:
     """The types of a class's fields. Most are plain words, which need no evaluation; that is a third of the cost of a small document."""
     found = {}
-    for item in dataclasses.fields(kind):
+    for item in fields(kind):
         plain_kind = _PLAIN.get(item.type) if isinstance(item.type, str) else None
         if plain_kind is None:
             return get_type_hints(kind)
@@ -134,14 +134,14 @@ def _read_dataclass(kind: Any, raw: object, where: str) -> Any:
     if kind not in _hints:
         _hints[kind] = _type_hints(kind)
     hints = _hints[kind]
-    fields = {item.name: item for item in dataclasses.fields(kind)}
-    unknown = sorted(set(raw) - set(fields))
+    known = {item.name: item for item in fields(kind)}
+    unknown = sorted(set(raw) - set(known))
     if unknown:
-        raise Untrusted("%s: unknown key %s" % (where, ", ".join(map(repr, unknown))), remedy="known keys: " + ", ".join(fields))
+        raise Untrusted("%s: unknown key %s" % (where, ", ".join(map(repr, unknown))), remedy="known keys: " + ", ".join(known))
     values = {}
-    for name, item in fields.items():
+    for name, item in known.items():
         if name in raw:
             values[name] = _read(hints[name], raw[name], "%s.%s" % (where, name))
-        elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
+        elif item.default is MISSING and item.default_factory is MISSING:
             raise Untrusted("%s: key %r is missing" % (where, name), cause="half-written or forged document")
     return kind(**values)

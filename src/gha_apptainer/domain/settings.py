@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import field
 from typing import ClassVar, Mapping, Tuple
 
-from gha_apptainer.domain.values import dataclass
+from gha_apptainer.domain.values import dataclass, field
 
 ROUTES = ("alias", "path", "cvmfs", "store", "registry")
 """The image routes in their usual order."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import field
 from enum import Enum
 from typing import Mapping, Optional
 
-from gha_apptainer.domain.values import dataclass
+from gha_apptainer.domain.values import dataclass, field
 
 
 class Word(Enum):

@@ -6,7 +6,6 @@ import os
 import shutil
 import tempfile
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Dict, Mapping, Optional, Tuple
 
 from gha_apptainer.domain.action_inputs import CALLER_OUTPUT, PREFIX, from_variables, parse_inputs
@@ -21,6 +20,7 @@ from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.domain.shells import PLACE
 from gha_apptainer.domain.step_environments import path_of
 from gha_apptainer.domain.step_records import StepRecord, cancelled, card_rows, verdict
+from gha_apptainer.domain.values import replace
 from gha_apptainer.domain.verdicts import Verdict, Word
 from gha_apptainer.node import apptainer, files, process
 from gha_apptainer.node.actions import cancelling, gpu_use, surroundings
