@@ -267,4 +267,6 @@ def check_sources(mounts: Tuple[Mount, ...], exists: Callable[[str], bool], name
     """InputError for the first bind whose source is not there; `name` is the input."""
     for one in mounts:
         if not exists(one.source):
-            raise InputError("input %s: %s does not exist on this machine" % (name, one.source), remedy="create it before, or correct the path")
+            raise InputError(
+                "input %s: %s does not exist on this machine" % (name, one.source), remedy="create it before, or correct the path"
+            )

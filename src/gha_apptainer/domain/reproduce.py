@@ -18,11 +18,16 @@ _TAKE_TEXT = ("bash", "sh", "dash", "zsh", "ksh", "python", "python3")
 def inline(script: Script, setup: str) -> Args:
     """The step's command with its lines as an argument instead of a file that is gone; `setup` is sourced before them if given."""
     if script.argv[0] in _TAKE_TEXT and script.argv[-1] == PLACE and len(script.text) <= LIMIT:
-        inner: Args = (*script.argv[:-1], "-c", script.text)
-    else:
-        inner = script.command("./step" + script.extension)
-    if len(script.text) > LIMIT:
-        inner = tuple("<the step's %d characters>" % len(script.text) if word == script.text else word for word in inner)
+        return _after(setup, (*script.argv[:-1], "-c", script.text))
+    return named(script, setup)
+
+
+def named(script: Script, setup: str) -> Args:
+    """The step's command with a few words in the place of its lines, which are not to be read where this is kept."""
+    return _after(setup, script.command("<file with the %d characters of the step>" % len(script.text)))
+
+
+def _after(setup: str, inner: Args) -> Args:
     return ("bash", "-c", '. "$0"; exec "$@"', setup, *inner) if setup else inner
 
 

@@ -29,7 +29,7 @@ SIGKILL = 9
 class Outcome:
     """What a program does: writes, then ends with `code`, or goes on (`lasts`) until a signal ends it.
 
-    A signal in `ignores` does not end it. `reason` and `oom` come to stand in its exit status.
+    A signal in `ignores` does not end it. `reason`, `oom` and `ran` come to stand in its exit status.
     """
 
     code: int = 0
@@ -39,6 +39,7 @@ class Outcome:
     ignores: frozenset[int] = frozenset()
     reason: str = ""
     oom: bool = False
+    ran: bool = True
 
 
 Program = Callable[[ExecRequest], Outcome]
@@ -196,7 +197,7 @@ class FakeEngine:
             _pass(outcome, stdio)
 
     def _status(self, outcome: Outcome, code: int, started: float) -> ExitStatus:
-        return ExitStatus(code, code - 128 if code > 128 else 0, outcome.oom, started, self.clock(), outcome.reason)
+        return ExitStatus(code, code - 128 if code > 128 else 0, outcome.oom, started, self.clock(), outcome.reason, ran=outcome.ran)
 
     def _end(self, entry: _Entry, code: int) -> None:
         entry.state = EXITED

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 import pytest
 
 from gha_apptainer.domain.errors import HostUnfit
-from gha_apptainer.node.volumes.cvmfs import ALIAS, CVMFSEXEC, HERE, exists, read_repositories, revisions
+from gha_apptainer.node.volumes.cvmfs import ALIAS, CVMFSEXEC, HERE, exists, holder_of, read_repositories
 
 NAME = "sft.cern.ch"
 
@@ -21,7 +20,7 @@ def test_a_repository_that_answers(tmp_path: Path) -> None:
     _tree(tmp_path / NAME)
     (found,) = read_repositories([NAME], {}, {}, root=str(tmp_path))
     assert (found.path, found.how) == (str(tmp_path / NAME), HERE)
-    assert json.loads(revisions((found,))) == {NAME: ""}
+    assert found.revision == ""
 
 
 def test_its_revision_is_recorded(tmp_path: Path) -> None:
@@ -67,3 +66,18 @@ def test_an_unknown_repository_fails_by_name_and_names_the_companion(tmp_path: P
 def test_existence_is_asked_by_a_child(tmp_path: Path) -> None:
     assert exists(str(tmp_path))
     assert not exists(str(tmp_path / "nope"))
+
+
+@pytest.mark.parametrize(
+    ("path", "holder"),
+    [
+        ("/cvmfs/a.org/x", ("a.org", "/cvmfs/a.org")),
+        ("/cvmfs/a.org", ("a.org", "/cvmfs/a.org")),
+        ("/data/b/x", ("b.org", "/data/b")),
+        ("/data/bc", ("", "")),
+        ("/cvmfs", ("", "")),
+        ("", ("", "")),
+    ],
+)
+def test_which_repository_holds_a_path(path: str, holder: tuple[str, str]) -> None:
+    assert holder_of(path, {"b.org": "/data/b"}) == holder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +19,7 @@ from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.node import files
 from gha_apptainer.node.actions.container import ContainerStep
 from gha_apptainer.node.report import Report
+from gha_apptainer.node.volumes import cvmfs
 from gha_apptainer.testing.engine import FakeEngine, Outcome
 
 FILES = ("GITHUB_OUTPUT", "GITHUB_ENV", "GITHUB_PATH", "GITHUB_STEP_SUMMARY", "GITHUB_STATE", "GITHUB_EVENT_PATH")
@@ -44,6 +46,7 @@ class Runner:
         self.host = HostFacts(
             hostname="node", boot_id="b", machine=os.uname().machine, kernel="6", uid=0, gid=0, state_dir=str(top / "state"), apptainer="/a"
         )
+        self.settings = NodeSettings(routes=("path",))
         self.log = b""
         self.engine: Any = FakeEngine(self._program)
         self.requests: list[ExecRequest] = []
@@ -66,8 +69,7 @@ class Runner:
         environ = {**self.environ, "GHA_ENV_CONTEXT": json.dumps(context or {})}
         environ.update({"GHA_INPUT_" + name.replace("-", "_").upper(): value for name, value in given.items()})
         report = Report(github=True, write=self._write)
-        settings = NodeSettings(routes=("path",))
-        return ContainerStep(environ, report, engine=self.engine, host=self.host, settings=settings).run()
+        return ContainerStep(environ, report, engine=self.engine, host=self.host, settings=self.settings).run()
 
     @property
     def outputs(self) -> dict[str, str]:
@@ -99,6 +101,8 @@ def test_a_good_step(runner: Runner) -> None:
     assert request.cwd == str(runner.work)
     assert runner.outputs["exit-code"] == "0"
     assert runner.outputs["image-source"] == "path %s" % runner.image
+    assert runner.outputs["cvmfs-revisions"] == "{}"
+    assert re.search(r"^took [0-9.]+ s\nreproduce here \(on a login node\): apptainer exec ", runner.text, re.MULTILINE)
     assert "Container step: %s" % runner.image in runner.files["GITHUB_STEP_SUMMARY"].read_text(encoding="utf-8")
     assert "::error" not in runner.text
 
@@ -157,6 +161,61 @@ def test_files_lie_in_a_private_directory_that_nobody_can_guess(runner: Runner) 
     assert runner.requests[0].argv[-1] != runner.requests[1].argv[-1]
 
 
+@pytest.mark.case("action-2")
+def test_binds_of_the_arguments_take_the_place_of_our_own(runner: Runner) -> None:
+    work = str(runner.work)
+    assert runner.step(apptainer_args="-B %s:%s:ro --pwd / --env MINE=1" % (work, work)) == 0
+    assert runner.requests[0].cwd == "/"
+    assert "source=%s,destination=%s,ro" % (work, work) in runner.outputs["command"]
+    assert '--env MINE="$MINE"' in runner.outputs["command"]
+
+
+@pytest.mark.case("action-10")
+def test_a_repository_that_hangs_is_told_before_any_path_in_it_is_touched(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    touched: list[str] = []
+    real_stat = os.stat
+
+    def noted(path: Any, **more: Any) -> os.stat_result:
+        touched.append(str(path))
+        return real_stat(path, **more)
+
+    monkeypatch.setattr(os, "stat", noted)
+    monkeypatch.setattr(os, "lstat", lambda path, **more: noted(path, follow_symlinks=False, **more))
+    asked: list[str] = []
+
+    def hangs(path: str, _limit: float = 0.0) -> cvmfs._Look:
+        asked.append(path)
+        return cvmfs._Look("%s does not answer" % path, hung=True)
+
+    monkeypatch.setattr(cvmfs, "look", hangs)
+    for given in ({"binds": "/cvmfs/x.org/a"}, {"image": "/cvmfs/x.org/el9"}, {"working_directory": "/cvmfs/x.org"}):
+        assert runner.step(None, **given) == 125
+    assert asked == ["/cvmfs/x.org"] * 3
+    assert runner.text.count("CVMFS repository x.org hangs") == 3
+    assert not [path for path in touched if path.startswith("/cvmfs/")]
+    assert runner.requests == []
+
+
+def test_a_path_in_a_repository_that_stands_elsewhere(runner: Runner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    place = tmp_path / "stand-in"
+    (place / "data").mkdir(parents=True)
+    monkeypatch.setattr(cvmfs, "look", lambda path, _limit=0.0: cvmfs._Look("" if path == str(place) else "none", revision="7"))
+    runner.settings = replace(runner.settings, cvmfs_aliases={"x.org": str(place)})
+    assert runner.step(binds="/cvmfs/x.org/data:/in") == 0
+    assert "source=%s/data,destination=/in" % place in runner.outputs["command"]
+    assert runner.outputs["cvmfs-revisions"] == '{"x.org": "7"}'
+    assert runner.step(binds="/cvmfs/x.org/none:/in") == 125
+    assert "cannot bind /cvmfs/x.org/none: it does not exist" in runner.text
+
+
+def test_the_revision_of_an_image_on_cvmfs_is_noted(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cvmfs, "look", lambda _path, _limit=0.0: cvmfs._Look(revision="42"))
+    runner.settings = replace(runner.settings, cvmfs_aliases={"x.org": os.path.dirname(runner.image)})
+    assert runner.step() == 0
+    assert runner.outputs["cvmfs-revisions"] == '{"x.org": "42"}'
+    assert "x.org revision 42" in runner.files["GITHUB_STEP_SUMMARY"].read_text(encoding="utf-8")
+
+
 @pytest.mark.case("action-6")
 def test_cvmfs_is_not_required(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.path.exists
@@ -165,14 +224,25 @@ def test_cvmfs_is_not_required(runner: Runner, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_without_bash_the_default_falls_back_to_sh_once(runner: Runner) -> None:
-    runner.outcomes = [Outcome(code=127, reason="bash: not found"), Outcome(code=4)]
+    runner.outcomes = [Outcome(code=127, reason="bash: not found", ran=False), Outcome(code=4)]
     assert runner.step() == 4
     assert [one.argv[0] for one in runner.requests] == ["bash", "sh"]
 
 
-def test_a_command_that_ends_with_127_runs_once(runner: Runner) -> None:
-    runner.outcome = Outcome(code=127)
-    assert runner.step() == 127
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Outcome(code=127),
+        Outcome(code=127, reason="root file system lost"),
+        Outcome(code=127, reason="cancelled by SIGINT"),
+        Outcome(code=126, reason="bash: not executable", ran=False),
+        Outcome(code=130, reason="cancelled before its command started", ran=False),
+    ],
+)
+@pytest.mark.case("action-11")
+def test_nothing_that_may_have_run_or_was_cancelled_runs_twice(runner: Runner, outcome: Outcome) -> None:
+    runner.outcome = outcome
+    assert runner.step() == outcome.code
     assert len(runner.requests) == 1
 
 
@@ -246,6 +316,28 @@ def test_a_record_that_is_not_what_was_written_is_no_success(runner: Runner, mon
 
     monkeypatch.setattr(files, "read_whole", half)
     assert runner.step() == 125
+
+
+@pytest.mark.case("action-11")
+def test_a_record_that_is_no_text_is_no_success(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = files.read_whole
+    monkeypatch.setattr(files, "read_whole", lambda path, **more: b"\xff" if path.endswith(".json") else real(path, **more))
+    assert runner.step() == 125
+    assert runner.text.count("::error title=no record of the step::") == 1
+
+
+def test_lines_of_a_step_are_in_the_log_and_in_nothing_that_is_kept(runner: Runner, tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    runner.environ["GHA_APPTAINER_RESULTS"] = str(folder)
+    for shell in ("bash", "python", "sh -e {0}"):
+        assert runner.step(run="echo hunter2hunter2\n", shell=shell, env="MINE=hunter2hunter2") == 0
+    assert runner.text.count("echo hunter2hunter2") == 3
+    kept = [*folder.glob("*.json"), *(path for path in runner.files.values())]
+    texts = [path.read_text(encoding="utf-8") for path in kept]
+    assert not [text for text in texts if "hunter2" in text]
+    assert runner.outputs["command"].endswith("sh -e '<file with the 20 characters of the step>'")
+    assert '--env MINE="$MINE"' in runner.outputs["command"]
 
 
 def test_records_are_left_where_the_caller_wants_them(runner: Runner, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -13,9 +14,11 @@ from gha_apptainer.domain.container_specs import DEFAULT_PATH, GPU_MASKS, check_
 from gha_apptainer.domain.containers import GPU_NONE, ContainerSpec, ExitStatus, Mount, Owner, Stdio
 from gha_apptainer.domain.errors import DOCKER_NOT_FOUND, GhaError, InputError, disk_full, is_disk_full
 from gha_apptainer.domain.hosts import HostFacts
-from gha_apptainer.domain.image_refs import DOCKER, parse
+from gha_apptainer.domain.image_plans import RoutePlan
+from gha_apptainer.domain.image_refs import DOCKER, PATH, parse
 from gha_apptainer.domain.images import Image
-from gha_apptainer.domain.reproduce import inline, line, variable_options
+from gha_apptainer.domain.lcg_views import repository_of
+from gha_apptainer.domain.reproduce import inline, line, named, variable_options
 from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.domain.shells import PLACE
 from gha_apptainer.domain.step_environments import path_of
@@ -52,7 +55,7 @@ class ContainerStep:
         self._host = host
         self._settings = settings
         self._record = StepRecord(step=environ.get("GITHUB_ACTION", ""), node=os.uname().nodename, started=time.time())
-        self._revisions = ""
+        self._places: Dict[str, str] = {}
 
     def run(self) -> int:
         """Do everything; the exit code of the step. Errors are told here, in one annotation each."""
@@ -86,10 +89,10 @@ class ContainerStep:
             with self.report.group("Container step: inputs and machine"):
                 plan = self._plan(folder)
                 host, settings = self._machine(plan)
-            mounts = self._cvmfs(plan, settings)
+            self._cvmfs(plan, settings)
             with self.report.group("Image %s" % plan.asked.image):
                 image = self._image(plan, host, settings)
-            spec = self._spec(plan, image, host, mounts)
+            spec = self._spec(plan, image, host, self._mounts(plan))
             return self._execute(plan, spec, host, settings)
 
     def _temporary(self) -> str:
@@ -127,36 +130,45 @@ class ContainerStep:
         self.report.line("node %s, Apptainer %s at %s" % (host.hostname, host.apptainer_version, host.apptainer))
         return host, settings
 
-    def _cvmfs(self, plan: StepPlan, settings: NodeSettings) -> Tuple[Mount, ...]:
-        """Read every repository that the step needs; the step's mounts, /cvmfs as it was found."""
-        mounts = plan.asked.mounts
+    def _cvmfs(self, plan: StepPlan, settings: NodeSettings) -> None:
+        """Read every repository that the step needs, then look for what it names in them; nothing else may touch a path there before."""
         if not plan.repositories:
-            return mounts
+            return
         with self.report.group("CVMFS %s" % ", ".join(plan.repositories)):
             found = cvmfs.read_repositories(plan.repositories, settings.cvmfs_aliases, self.environ)
             for one in found:
                 self.report.line("%s: %s, revision %s" % (one.name, one.path, one.revision or "unknown"))
             self._record = replace(self._record, cvmfs={one.name: one.revision for one in found})
-            self._revisions = cvmfs.revisions(found)
-            places = {"%s/%s" % (CVMFS, one.name): one.path for one in found}
-            if plan.view is not None:
-                self._check_view(plan, places)
-        if all(one.how == cvmfs.HERE for one in found):
+            self._places = {"%s/%s" % (CVMFS, one.name): one.path for one in found}
+            self._check_view(plan)
+            for mount in plan.asked.mounts:
+                if repository_of(mount.source) and not cvmfs.exists(self._outside(mount.source)):
+                    raise InputError("cannot bind %s: it does not exist on this machine" % mount.source, remedy="correct the path")
+
+    def _mounts(self, plan: StepPlan) -> Tuple[Mount, ...]:
+        """The step's mounts, with repositories that are not at their usual place mounted from where they are."""
+        mounts = tuple(replace(one, source=self._outside(one.source)) for one in plan.asked.mounts)
+        if all(target == path for target, path in self._places.items()):
             return mounts
         # a mount point cannot be made in autofs, so the repositories are mounted one by one
-        self.report.line("inside, %s holds only: %s" % (CVMFS, ", ".join(one.name for one in found)))
+        self.report.line("inside, %s holds only: %s" % (CVMFS, ", ".join(target[len(CVMFS) + 1 :] for target in self._places)))
+        asked = {one.target for one in mounts}
         kept = tuple(one for one in mounts if one.target != CVMFS)
-        return (*kept, *(Mount(source=path, target=target, read_only=True) for target, path in places.items()))
+        return (*kept, *(Mount(path, target, read_only=True) for target, path in self._places.items() if target not in asked))
 
-    def _check_view(self, plan: StepPlan, places: Mapping[str, str]) -> None:
+    def _outside(self, path: str) -> str:
+        """Where a path lies on this machine, if it names a repository that was found elsewhere than in /cvmfs."""
+        for target, place in self._places.items():
+            if path == target or path.startswith(target + "/"):
+                return place + path[len(target) :]
+        return path
+
+    def _check_view(self, plan: StepPlan) -> None:
         """A view that is not there is an error of the input's, and told before an image is fetched."""
-        assert plan.view is not None
+        if plan.view is None:
+            return
         for path in (plan.view.path, plan.view.setup):
-            outside = path
-            for target, source in places.items():
-                if path == target or path.startswith(target + "/"):
-                    outside = source + path[len(target) :]
-            if not cvmfs.exists(outside):
+            if not cvmfs.exists(self._outside(path)):
                 raise InputError(
                     "there is no %s on this machine" % path,
                     cause="release or platform is misspelt, or was never built",
@@ -166,10 +178,23 @@ class ContainerStep:
     def _image(self, plan: StepPlan, host: HostFacts, settings: NodeSettings) -> Image:
         from gha_apptainer.node import images
 
-        route = images.plan(parse(plan.asked.image, plan.workspace), plan.asked.pull, settings, host)
+        ref = parse(plan.asked.image, plan.workspace)
+        if ref.transport == PATH:
+            ref = replace(ref, path=self._outside(ref.path))
+        route = images.plan(ref, plan.asked.pull, settings, host)
         image = images.fetch(route, plan.login, Progress(self.report, terminal=False))
+        self._note_repository(route, image, settings)
         self._record = replace(self._record, image=image.reference, digest=image.digest.text, route=image.route, where=image.rootfs)
         return image
+
+    def _note_repository(self, route: RoutePlan, image: Image, settings: NodeSettings) -> None:
+        """An image that lies on CVMFS, or was copied from there, is as much the work of a revision as what the step reads itself."""
+        for path in (image.rootfs, *(one.path for one in route.steps if one.route == image.route)):
+            name, place = cvmfs.holder_of(path, settings.cvmfs_aliases)
+            if name and name not in self._record.cvmfs:
+                revision = cvmfs.look(place).revision
+                self._record = replace(self._record, cvmfs={**self._record.cvmfs, name: revision})
+                self.report.line("%s: %s, revision %s" % (name, place, revision or "unknown"))
 
     def _spec(self, plan: StepPlan, image: Image, host: HostFacts, mounts: Tuple[Mount, ...]) -> ContainerSpec:
         path = path_of(plan.paths, plan.env_context, plan.env_input, image.config.env, DEFAULT_PATH)
@@ -177,7 +202,7 @@ class ContainerStep:
         owner = Owner(host.hostname, host.boot_id, "action:" + os.path.basename(plan.folder), os.getpid(), process.start_time(os.getpid()))
         masks = {name: self.environ[name] for name in GPU_MASKS if name in self.environ}
         spec = container_spec(image, replace(plan.asked, env=env, mounts=mounts), host, owner, gpu_masks=masks)
-        check_sources(spec.mounts, os.path.lexists)
+        check_sources(spec.mounts, lambda path: bool(repository_of(path)) or os.path.lexists(path))
         if spec.gpu != GPU_NONE:
             name = surroundings.graphics(spec.gpu, self.environ)
             self._record = replace(self._record, gpu=name or spec.gpu)
@@ -190,21 +215,25 @@ class ContainerStep:
         os.chmod(plan.folder, readable)
         for path, text in plan.files:
             files.write_whole(path, files.encode(text), mode=readable & 0o755)
-        self._record = replace(self._record, command=self._command(plan, spec))
+        self._record = replace(self._record, command=self._command(plan, spec, in_full=False))
         self.report.line("Run " + " ".join(spec.main.argv))
         started = time.time()
         engine = self._open_engine(host, settings)
         use = os.path.join(plan.folder, "gpu")
-        with gpu_use.watched(spec.gpu, use, self.environ):
-            status = self._run(engine, plan, spec)
+        try:
+            with gpu_use.watched(spec.gpu, use, self.environ):
+                status = self._run(engine, plan, spec)
+        finally:
+            self.report.line("took %.2f s" % (time.time() - started))
+            self.report.line("reproduce here (on a login node): " + self._command(plan, spec, in_full=True))
         self._record = replace(self._record, gpu_use=gpu_use.use_of(use))
         return self._ended(status, started)
 
     def _run(self, engine: Engine, plan: StepPlan, spec: ContainerSpec) -> ExitStatus:
         assert spec.main is not None
         status = engine.run(spec, "", Stdio(-1, 1, 2), grace=cancelling.GRACE)
-        if plan.script is not None and plan.script.fallback and status.exit_code == DOCKER_NOT_FOUND and status.reason:
-            # nothing has run yet: the reason is the engine's own, a command that ends with 127 has none
+        absent = not status.ran and status.exit_code == DOCKER_NOT_FOUND and not status.signal
+        if plan.script is not None and plan.script.fallback and absent:
             argv = tuple(word.replace(PLACE, plan.script_path) for word in plan.script.fallback)
             self.report.line("the image has no bash: " + " ".join(argv))
             status = engine.run(replace(spec, main=replace(spec.main, argv=argv)), "", Stdio(-1, 1, 2), grace=cancelling.GRACE)
@@ -229,23 +258,24 @@ class ContainerStep:
         )
         if ended.word != Word.SUCCEEDED:
             self.report.error("container step %s" % ended.word.name.lower(), [one for one in (ended.cause, ended.remedy) if one])
-            self.report.line("reproduce here (on a login node): " + self._record.command)
         return ended
 
-    def _command(self, plan: StepPlan, spec: ContainerSpec) -> str:
-        """The reproduce-here line."""
+    def _command(self, plan: StepPlan, spec: ContainerSpec, *, in_full: bool) -> str:
+        """The reproduce-here line. In full only for the log, where the runner masks: expressions in `run` may have put secrets into it."""
         assert spec.main is not None
         image, ref = spec.image, parse(plan.asked.image, plan.workspace)
-        named = image.rootfs
+        source = image.rootfs
         if image.route in ("registry", "store") and ref.transport == DOCKER and image.digest.kind in ("manifest", "index"):
-            named = "docker://%s@%s" % (ref.name, image.digest.text)
+            source = "docker://%s@%s" % (ref.name, image.digest.text)
         mounts = tuple(one for one in spec.mounts if one.kind == "bind" and one.target != plan.folder)
         commands = {self.environ.get(name) for name in self.environ if name.startswith("GITHUB_")} - {plan.workspace}
         binds = tuple(apptainer.Bind(one.source, one.target, one.read_only) for one in mounts if one.target not in commands)
-        program = inline(plan.script, plan.setup_script) if plan.script else spec.main.argv
+        program = spec.main.argv
+        if plan.script:
+            program = inline(plan.script, plan.setup_script) if in_full else named(plan.script, plan.setup_script)
         root = spec.main.user in ("", "0", "root", "0:0", "root:root")
         gpu = "" if spec.gpu == GPU_NONE else spec.gpu
-        argv, at = apptainer.reproduce_argv(named, binds, spec.main.cwd, program, gpu=gpu, root=root, writable=spec.writable)
+        argv, at = apptainer.reproduce_argv(source, binds, spec.main.cwd, program, gpu=gpu, root=root, writable=spec.writable)
         return line(argv, variable_options(plan.env_context + plan.env_input), at)
 
     # the end
@@ -260,8 +290,8 @@ class ContainerStep:
             code = publish(record, self.environ.get(RESULTS, "") or self._temporary(), keep=bool(self.environ.get(RESULTS)))
             self._outputs(replace(record, exit_code=code))
             self._summary(record)
-        except (OSError, GhaError) as error:
-            lines = error.lines() if isinstance(error, GhaError) else ("%s: %s" % (error.filename, error.strerror),)
+        except Exception as error:  # noqa: BLE001  # the last door: whatever hinders the record, without it there is no success
+            lines = error.lines() if isinstance(error, GhaError) else ("%s: %s" % (type(error).__name__, error),)
             self.report.error("no record of the step", ("its result could not be written, so it counts as failed", *lines))
             return code or 125
         return code
@@ -275,7 +305,7 @@ class ContainerStep:
             "exit-code": str(record.exit_code),
             "image-digest": record.digest,
             "image-source": "%s %s" % (record.route, record.where) if record.route else "",
-            "cvmfs-revisions": self._revisions,
+            "cvmfs-revisions": json.dumps(dict(record.cvmfs), ensure_ascii=True),
             "command": record.command,
         }
         add_outputs(path, values)

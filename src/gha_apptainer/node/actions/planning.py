@@ -88,7 +88,7 @@ def plan_step(
     if not workspace.startswith("/"):
         raise InputError("GITHUB_WORKSPACE is not set", remedy="run this as a step of a workflow, or use gha-apptainer run")
     extra = parse_apptainer_args(inputs.apptainer_args)
-    binds = inputs.binds + extra.mounts
+    binds = _normal_on_cvmfs(inputs.binds + extra.mounts)
     for name, wanted in (("binds", inputs.binds), ("apptainer-args", extra.mounts)):
         # what lies on CVMFS is looked at later, by a child and with a time limit
         check_binds(wanted, lambda path: bool(repository_of(_plain(path))) or exists(path), name)
@@ -184,6 +184,11 @@ def _own_environment(inputs: ActionInputs, extra: ApptainerArgs) -> Env:
 def _plain(path: str) -> str:
     """An absolute path without dots and doubled slashes."""
     return "/" + os.path.normpath(path).lstrip("/")
+
+
+def _normal_on_cvmfs(binds: Tuple[Mount, ...]) -> Tuple[Mount, ...]:
+    """Binds whose sources on CVMFS are spelled so that their repository can be read off; others may mean links by their dots."""
+    return tuple(replace(one, source=_plain(one.source)) if repository_of(_plain(one.source)) else one for one in binds)
 
 
 def _path_of_image(image: str, workspace: str) -> str:

@@ -132,9 +132,15 @@ def _by_cvmfsexec(name: str, environ: Mapping[str, str], limit: float, reasons: 
     return Repository(name, place, last.revision, CVMFSEXEC)
 
 
-def revisions(found: Sequence[Repository]) -> str:
-    """Names and revisions as one JSON object."""
-    return json.dumps({one.name: one.revision for one in found}, ensure_ascii=True)
+def holder_of(path: str, aliases: Mapping[str, str]) -> Tuple[str, str]:
+    """The repository in which a path lies, in /cvmfs or at a site's alias, and where that is; ("", "") for none."""
+    parts = path.split("/")
+    if path.startswith(ROOT + "/") and len(parts) > 2 and parts[2]:
+        return parts[2], "%s/%s" % (ROOT, parts[2])
+    for name, place in aliases.items():
+        if path == place or path.startswith(place.rstrip("/") + "/"):
+            return name, place
+    return "", ""
 
 
 def exists(path: str, limit: float = READ_LIMIT) -> bool:

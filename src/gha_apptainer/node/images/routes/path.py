@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 import re
 
-from gha_apptainer.domain.errors import GhaError, ImageFailed
+from gha_apptainer.domain.errors import GhaError, ImageFailed, TimedOut
 from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.image_plans import RouteStep
-from gha_apptainer.domain.image_refs import PATH
 from gha_apptainer.domain.images import SANDBOX, SIF, Digest, Image, OciConfig
 from gha_apptainer.node.files import decode, encode, read_whole, write_whole
 from gha_apptainer.node.images.in_image import config_of_directory
 from gha_apptainer.node.images.platforms import platform_for
 from gha_apptainer.node.images.routes import Errand, Look, Question
-from gha_apptainer.node.images.sif import read_sif, sif_config
 
-_FLAT = re.compile(r"/\.flat/([0-9a-f]{2})/(\1[0-9a-f]{62})$")
+CVMFS = "/cvmfs/"
+_FLAT = r"/\.flat/([0-9a-f]{2})/(\1[0-9a-f]{62})$"
 
 
 class PathRoute:
@@ -24,8 +23,6 @@ class PathRoute:
 
     def look(self, question: Question) -> Look:
         """Whether something is there; what is there decides the cost."""
-        if question.ref.transport != PATH:
-            return Look(False, "not a path")
         return look_at(question.ref.path)
 
     def take(self, errand: Errand, step: RouteStep) -> Image:
@@ -36,15 +33,33 @@ class PathRoute:
 def look_at(path: str) -> Look:
     """What lies at `path`, without reading more than its first page."""
     found = os.path.abspath(path)
+    silent = _silent(found)
+    if silent:
+        return Look(False, silent)
     if os.path.isdir(found):
         return Look(True, "an unpacked image at %s" % found, "none", found)
     if not os.path.exists(found):
         return Look(False, "%s does not exist" % found)
+    from gha_apptainer.node.images.sif import read_sif  # a directory needs no reader of files
+
     try:
         read_sif(found)
     except ImageFailed as error:
         return Look(False, error.what)
     return Look(True, "a SIF at %s" % found, "its digest is computed on first use", found)
+
+
+def _silent(path: str) -> str:
+    """Why a path on CVMFS must not be touched: a dead mount would hold us for ever. "" where it answers, and for paths elsewhere."""
+    if not path.startswith(CVMFS):
+        return ""
+    from gha_apptainer.node.images import cvmfs_layout
+
+    try:
+        cvmfs_layout.look_at((cvmfs_layout.Candidate(path),))
+    except TimedOut as error:
+        return "%s: %s" % (path, error.what)
+    return ""
 
 
 def image_at(path: str, reference: str, route: str, host: HostFacts) -> Image:
@@ -53,6 +68,8 @@ def image_at(path: str, reference: str, route: str, host: HostFacts) -> Image:
     if os.path.isdir(real):
         check_readable(real)
         return Image(reference, digest_of_directory(real), config_of_directory(real), real, SANDBOX, route)
+    from gha_apptainer.node.images.sif import read_sif, sif_config
+
     sif = read_sif(real)
     if sif.architecture and sif.architecture != platform_for(host.machine).architecture:
         raise ImageFailed("%s is for %s, this machine is %s" % (real, sif.architecture, host.machine), remedy="use an image built for it")
@@ -61,7 +78,7 @@ def image_at(path: str, reference: str, route: str, host: HostFacts) -> Image:
 
 def digest_of_directory(path: str) -> Digest:
     """None for a plain tree; the config digest where CVMFS's own layout names the directory by it."""
-    found = _FLAT.search(path)
+    found = re.search(_FLAT, path) if "/.flat/" in path else None
     return Digest("sha256:" + found.group(2), "config") if found else Digest()
 
 
