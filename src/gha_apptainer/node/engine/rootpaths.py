@@ -65,8 +65,6 @@ def make_target(root: str, path: str, *, directory: bool) -> str:
 
 def copy_content(source: str, target: str) -> None:
     """Copy a tree of the image into a new volume, as Docker does on first use: modes, links and times kept."""
-    import shutil
-
     if not os.path.isdir(source):
         return
     for entry in os.scandir(source):
@@ -78,9 +76,18 @@ def copy_content(source: str, target: str) -> None:
             copy_content(entry.path, into)
             _keep(entry.path, into)
         elif entry.is_file():
-            shutil.copyfile(entry.path, into)
+            _copy_file(entry.path, into)
             _keep(entry.path, into)
     _keep(source, target)
+
+
+def _copy_file(source: str, target: str) -> None:
+    with open(source, "rb") as reader, open(target, "xb") as writer:
+        while True:
+            part = reader.read(1 << 20)
+            if not part:
+                return
+            writer.write(part)
 
 
 def _keep(source: str, target: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import select
 import signal
 import time
@@ -234,9 +233,15 @@ def _mounts_below(host_self: int, path: str) -> Tuple[bytes, ...]:
     handle = os.open("mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=host_self)
     with os.fdopen(handle, "rb") as lines:
         places = [line.split(b" ")[4] for line in lines]
-    plain = [re.sub(rb"\\([0-7]{3})", lambda code: bytes((int(code.group(1), 8),)), place) for place in places]
+    plain = [_unescaped(place) for place in places]
     own = files.encode(path)
     return tuple(sorted({place for place in plain if place == own or place.startswith(own + b"/")}))
+
+
+def _unescaped(place: bytes) -> bytes:
+    """A mount point as the kernel writes it, with its octal escapes for blank, tab, newline and backslash undone."""
+    head, *rest = place.split(b"\\")
+    return head + b"".join(bytes((int(part[:3], 8),)) + part[3:] for part in rest)
 
 
 def end_starter(pid: int) -> None:
