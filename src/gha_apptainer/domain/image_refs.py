@@ -19,11 +19,12 @@ DOCKER_HUB_NAMES = (DOCKER_HUB, "index.docker.io", "registry-1.docker.io", "regi
 """Ways in which people spell Docker Hub; all become `docker.io`."""
 
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
-_REGISTRY = re.compile(r"(?:%s(?:\.%s)*|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?" % (_LABEL, _LABEL))
-_PART = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
-_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-_SHA256 = re.compile(r"sha256:[0-9a-f]{64}")
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+# compiled when first used: a start waits for none that its reference does not need
+_REGISTRY = r"(?:%s(?:\.%s)*|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?" % (_LABEL, _LABEL)
+_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_TAG = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
+_SHA256 = r"sha256:[0-9a-f]{64}"
+_SCHEME = r"([A-Za-z][A-Za-z0-9+.-]*)://"
 _NAME_LIMIT = 255
 _FORMS = "write NAME[:TAG], REGISTRY/NAME[:TAG][@sha256:DIGEST], docker://…, oras://…, /path/to/image.sif or ./directory"
 
@@ -75,7 +76,7 @@ def parse(text: str, cwd: str = "") -> ImageRef:
         raise _wrong(text, "it holds spaces or control characters at its ends or inside")
     if not text:
         raise _wrong(text, "it is empty")
-    scheme = _SCHEME.match(text)
+    scheme = re.match(_SCHEME, text) if "://" in text else None
     if scheme is None:
         return _path(text, cwd) if _looks_like_path(text) else _remote(DOCKER, text, text)
     kind, rest = scheme.group(1).lower(), text[scheme.end() :]
@@ -103,24 +104,24 @@ def _path(text: str, cwd: str) -> ImageRef:
 
 def _remote(transport: str, rest: str, whole: str) -> ImageRef:
     name, at, digest = rest.partition("@")
-    if at and not _SHA256.fullmatch(digest):
+    if at and not re.fullmatch(_SHA256, digest):
         raise _wrong(whole, "the digest after @ must be sha256: and 64 lower-case hexadecimal digits")
     registry, repository, tag = _split(name)
     if not repository:
         raise _wrong(whole, "the image has no name")
-    if not _REGISTRY.fullmatch(registry):
+    if registry not in DOCKER_HUB_NAMES and not re.fullmatch(_REGISTRY, registry):
         raise _wrong(whole, "%r is no registry (host or host:port)" % registry)
     if registry in DOCKER_HUB_NAMES:
         registry = DOCKER_HUB
         if "/" not in repository:
             repository = "library/" + repository
     for part in repository.split("/"):
-        if not _PART.fullmatch(part):
+        if not re.fullmatch(_PART, part):
             hint = "names are lower case" if part != part.lower() else "letters, digits and single . _ - between them are allowed"
             raise _wrong(whole, "%r in its name is not valid: %s" % (part, hint))
     if len(registry) + 1 + len(repository) > _NAME_LIMIT:
         raise _wrong(whole, "its name is longer than %d characters" % _NAME_LIMIT)
-    if tag is not None and not _TAG.fullmatch(tag):
+    if tag is not None and not re.fullmatch(_TAG, tag):
         raise _wrong(whole, "%r is no tag: at most 128 letters, digits, . _ -, not starting with . or -" % tag)
     return ImageRef(transport, registry, repository, tag or ("" if digest else "latest"), digest)
 

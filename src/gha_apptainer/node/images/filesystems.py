@@ -63,7 +63,9 @@ def type_of(path: str, mountinfo: str) -> str:
         fields, found = left.split(), right.split()
         if len(fields) < 5 or not found:
             continue
-        point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code.group(1), 8)), fields[4])
+        point = fields[4]
+        if "\\" in point:
+            point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code.group(1), 8)), point)
         if (path == point or point == "/" or path.startswith(point + "/")) and len(point) >= len(best):
             best, kind = point, found[0]  # of equal points the last one lies on top
     return kind

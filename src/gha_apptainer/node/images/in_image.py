@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from typing import Dict, List, Mapping, Tuple
 
 from gha_apptainer.domain.errors import GhaError
@@ -18,8 +17,8 @@ from gha_apptainer.node.files import decode, read_whole
 ENV_FILES = (".singularity.d/env/10-docker2singularity.sh", ".singularity.d/env/10-docker.sh", ".singularity.d/env/90-environment.sh")
 RUNSCRIPT = ".singularity.d/runscript"
 _LIMIT = 1 << 20
-_EXPORT = re.compile(r"^\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)$")
-_ESCAPED = re.compile(r'\\([$`"\\])')
+_EXPORT = r"^\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)$"
+_ESCAPED = r'\\([$`"\\])'
 
 
 def config_of_directory(rootfs: str) -> OciConfig:
@@ -59,7 +58,7 @@ def _read_inside(rootfs: str, name: str) -> str:
 
 def _assignment(line: str) -> Tuple[str, ...]:
     """Name and value of `export A="v"` or `export A="${A:-"v"}"`; empty for what would need a shell to understand."""
-    found = _EXPORT.match(line)
+    found = re.match(_EXPORT, line)
     if not found:
         return ()
     name, text = found.group(1), found.group(2).strip()
@@ -70,10 +69,10 @@ def _assignment(line: str) -> Tuple[str, ...]:
         return name, text[1:-1]
     if len(text) >= 2 and text[0] == text[-1] == '"':
         text = text[1:-1]
-        bare = _ESCAPED.sub("", text)
+        bare = re.sub(_ESCAPED, "", text)
         if "$" in bare or "`" in bare or '"' in bare:
             return ()  # an expansion: only a shell knows its value
-        return name, _ESCAPED.sub(r"\1", text)
+        return name, re.sub(_ESCAPED, r"\1", text)
     return (name, text) if re.fullmatch(r"[A-Za-z0-9_@%+=:,./-]*", text) else ()
 
 
@@ -82,6 +81,8 @@ def _words(script: str, name: str) -> Tuple[str, ...]:
     found: List[str] = []
     match = re.search(r"^%s=(.*)$" % name, script, re.MULTILINE)
     if match:
+        import shlex
+
         try:
             found = shlex.split("".join(shlex.split(match.group(1))))
         except ValueError:

@@ -7,10 +7,9 @@ from typing import Tuple
 
 from gha_apptainer.domain.errors import InputError
 from gha_apptainer.domain.image_plans import RouteStep
-from gha_apptainer.domain.image_refs import PATH, parse
+from gha_apptainer.domain.image_refs import parse
 from gha_apptainer.domain.images import Image
 from gha_apptainer.node.images.routes import Errand, Look, Question
-from gha_apptainer.node.images.routes.path import image_at, look_at
 
 
 class AliasRoute:
@@ -19,8 +18,6 @@ class AliasRoute:
     def look(self, question: Question) -> Look:
         """Whether the site has an alias for exactly this image, and whether it is there."""
         ref = question.ref
-        if ref.transport == PATH:
-            return Look(False, "a path has no alias")
         spelled, path = self._alias(question)
         if not spelled:
             return Look(False, "no alias for it in the settings")
@@ -28,11 +25,15 @@ class AliasRoute:
             return Look(False, "the alias %s cannot prove the digest that is asked for" % spelled)
         if not os.path.isabs(path):
             return Look(False, "the alias %s is no absolute path: %s" % (spelled, path))
+        from gha_apptainer.node.images.routes.path import look_at  # only now: most references have no alias
+
         found = look_at(path)
         return Look(found.can, "the site's alias %s: %s" % (spelled, found.why), found.cost, found.path)
 
     def take(self, errand: Errand, step: RouteStep) -> Image:
         """The image at the alias's path."""
+        from gha_apptainer.node.images.routes.path import image_at
+
         return image_at(step.path, str(errand.question.ref), "alias", errand.question.host)
 
     def _alias(self, question: Question) -> Tuple[str, str]:

@@ -8,7 +8,6 @@ from typing import Optional, Tuple
 
 from gha_apptainer.domain.errors import GhaError, ImageFailed, TimedOut
 from gha_apptainer.domain.image_plans import RouteStep
-from gha_apptainer.domain.image_refs import DOCKER
 from gha_apptainer.domain.images import PULL_ALWAYS, PULL_NEVER, SANDBOX, SIF, Digest, Image, OciConfig
 from gha_apptainer.domain.oci_configs import load_object, parse_config
 from gha_apptainer.node.files import encode, read_whole, write_whole
@@ -30,10 +29,6 @@ class CvmfsRoute:
     def look(self, question: Question) -> Look:
         """Whether the tag is published, or whether a registry's answer could point into CVMFS."""
         ref = question.ref
-        if ref.transport != DOCKER:
-            return Look(False, "only docker:// images are unpacked there")
-        if not _places(question):
-            return Look(False, "no /cvmfs on this machine")
         try:
             seen = self._by_name(question)
         except TimedOut as error:
@@ -91,15 +86,6 @@ class CvmfsRoute:
         if denied:
             raise NotServed("%s may not be read" % denied[0].path, remedy="ask its publisher to unpack it readable for all")
         raise NotServed("what the registry has now is not unpacked on CVMFS")
-
-
-def _places(question: Question) -> Tuple[str, ...]:
-    """The configured directories that can exist here at all, judged without touching them."""
-    settings = question.settings
-    return tuple(
-        base for base in settings.cvmfs_images
-        if not base.startswith("/cvmfs/") or question.host.cvmfs or base.split("/")[2] in settings.cvmfs_aliases
-    )  # fmt: skip
 
 
 def _needs_proof(question: Question) -> str:

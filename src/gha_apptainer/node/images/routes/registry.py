@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from gha_apptainer.domain.image_plans import RouteStep
-from gha_apptainer.domain.image_refs import PATH
 from gha_apptainer.domain.images import PULL_NEVER, Image
 from gha_apptainer.node.images.forms import placement
 from gha_apptainer.node.images.routes import Errand, Look, Question
@@ -14,8 +13,6 @@ class RegistryRoute:
 
     def look(self, question: Question) -> Look:
         """Whether it may be asked at all; whether it answers is seen when it is."""
-        if question.ref.transport == PATH:
-            return Look(False, "a path is in no registry")
         if question.policy == PULL_NEVER:
             return Look(False, "policy never forbids to ask %s" % question.ref.registry)
         place = placement(question.settings, question.host)

@@ -8,7 +8,6 @@ from typing import Tuple
 from gha_apptainer.domain.errors import GhaError
 from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.image_plans import RouteStep
-from gha_apptainer.domain.image_refs import PATH
 from gha_apptainer.domain.images import PULL_ALWAYS, SIF, Digest, Image
 from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.node.images.filesystems import LOCAL, measure
@@ -23,8 +22,6 @@ class StoreRoute:
 
     def look(self, question: Question) -> Look:
         """Whether the reference is known and its image there and whole; with `always` the registry must still say the same."""
-        if question.ref.transport == PATH:
-            return Look(False, "a path needs no store")
         trouble = "not in the store %s" % store_path(question.settings, question.host)
         for store in stores(question.settings, question.host):
             digest = known(store, question)
