@@ -163,3 +163,10 @@ def test_locks_name_no_index_and_pin_by_digest() -> None:
         pins = [line for line in text.splitlines() if line and not line.startswith((" ", "#"))]
         assert pins
         assert all("==" in line and line.endswith("\\") for line in pins), lock
+
+
+def test_the_first_page_of_the_documentation_leads_to_every_other() -> None:
+    text = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    pages = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")} - {"index.md"}
+    assert pages
+    assert not sorted(page for page in pages if "(%s)" % page not in text)
