@@ -229,6 +229,24 @@ def test_without_bash_the_default_falls_back_to_sh_once(runner: Runner) -> None:
     assert [one.argv[0] for one in runner.requests] == ["bash", "sh"]
 
 
+def test_an_image_that_shows_no_bash_starts_once_with_sh(runner: Runner) -> None:
+    (runner.image / "bin/sh").touch()
+    runner.outcomes = [Outcome(code=4)]
+    assert runner.step(run="exit 4") == 4
+    assert [one.argv[:2] for one in runner.requests] == [("sh", "-e")]
+    assert runner.texts == {"step.sh": "exit 4\n"}
+    assert "the image has no bash" in runner.text
+    assert re.search(r"^reproduce here .* sh -e", runner.text, re.MULTILINE)
+    assert "bash" not in runner.outputs["command"]
+
+
+@pytest.mark.parametrize("inputs", [{"shell": "bash"}, {"setup_script": "/etc/setup.sh"}])
+def test_bash_that_was_asked_for_is_not_replaced(runner: Runner, inputs: dict[str, str]) -> None:
+    (runner.image / "bin/sh").touch()
+    assert runner.step(None, **inputs) == 0
+    assert [one.argv[0] for one in runner.requests] == ["bash"]
+
+
 @pytest.mark.parametrize(
     "outcome",
     [

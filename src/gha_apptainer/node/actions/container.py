@@ -30,6 +30,7 @@ from gha_apptainer.node.actions import cancelling, gpu_use, surroundings
 from gha_apptainer.node.actions.hosting import fit_host
 from gha_apptainer.node.actions.planning import CVMFS, StepPlan, plan_step
 from gha_apptainer.node.actions.results import RESULTS, publish
+from gha_apptainer.node.actions.shell_choice import lacks_bash
 from gha_apptainer.node.report import Progress, Report, add_outputs, add_summary, card
 from gha_apptainer.node.volumes import cvmfs
 
@@ -210,6 +211,7 @@ class ContainerStep:
         return spec
 
     def _execute(self, plan: StepPlan, spec: ContainerSpec, host: HostFacts, settings: NodeSettings) -> Verdict:
+        plan, spec = self._with_shell(plan, spec)
         assert spec.main is not None
         readable = 0o755 if spec.main.user not in ("", "0", "root", "0:0", "root:root") else 0o700
         os.chmod(plan.folder, readable)
@@ -228,6 +230,18 @@ class ContainerStep:
             self.report.line("reproduce here (on a login node): " + self._command(plan, spec, in_full=True))
         self._record = replace(self._record, gpu_use=gpu_use.use_of(use))
         return self._ended(status, started)
+
+    def _with_shell(self, plan: StepPlan, spec: ContainerSpec) -> Tuple[StepPlan, ContainerSpec]:
+        """With the shell that the image's tree shows, where it shows it; else bash is tried first."""
+        assert spec.main is not None
+        if plan.script is None or not plan.script.fallback:
+            return plan, spec
+        if not lacks_bash(spec.image, spec.mounts, dict(spec.main.env).get("PATH", DEFAULT_PATH)):
+            return plan, spec
+        self.report.line("the image has no bash")
+        plan = replace(plan, script=replace(plan.script, argv=plan.script.fallback, fallback=()))
+        assert plan.script is not None
+        return plan, replace(spec, main=replace(spec.main, argv=plan.script.command(plan.script_path)))
 
     def _run(self, engine: Engine, plan: StepPlan, spec: ContainerSpec) -> ExitStatus:
         assert spec.main is not None
