@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from driving import SRC, Driver
 
 from gha_apptainer.domain.hosts import HostFacts
 
@@ -168,6 +169,69 @@ def test_a_program_that_ends_well_when_cancelled_is_no_success(job: Job) -> None
     child.send_signal(signal.SIGINT)
     child.communicate(timeout=LIMIT)
     assert child.returncode == 130
+
+
+@pytest.mark.case("action-12")
+def test_a_cancelled_step_does_not_touch_another_of_the_same_user(tmp_path: Path, state: str, busybox_rootfs: str, host: HostFacts) -> None:
+    """Two jobs with one state directory at once, as two runners of one user have it; afterwards nothing of either is left."""
+    jobs = []
+    for name in ("green", "cancelled"):
+        (tmp_path / name).mkdir()
+        jobs.append(Job(tmp_path / name, state, busybox_rootfs, host))
+    green, other = jobs
+    going = green.start("echo started; while [ ! -e go ]; do sleep 0.1; done; echo a=1 >> $GITHUB_OUTPUT; echo done")
+    doomed = other.start("echo started; sleep 300")
+    _wait_for(going, b"started")
+    _wait_for(doomed, b"started")
+    doomed.send_signal(signal.SIGINT)
+    doomed.communicate(timeout=LIMIT)
+    assert doomed.returncode == 130
+    assert going.poll() is None
+    (green.work / "go").touch()
+    out, _ = going.communicate(timeout=LIMIT)
+    assert going.returncode == 0, out
+    assert b"done" in out
+    assert green.files["GITHUB_OUTPUT"].read_text(encoding="utf-8").startswith("a=1\n")
+    assert [list(one.temp.iterdir()) for one in jobs] == [[], []]
+    assert sorted(os.listdir(os.path.join(state, "containers"))) == []
+
+
+@pytest.mark.case("action-1")
+def test_an_ordinary_users_step(driver: Driver, busybox_rootfs: str) -> None:
+    """The same walk for each kind of user that can be had here: exit code, outputs, files of the workspace, a cancel."""
+    image = driver.images / "busybox"
+    shutil.copytree(busybox_rootfs, image, symlinks=True)
+    places = {name: driver.folder / name for name in ("work", "temp", "commands")}
+    for place in places.values():
+        place.mkdir()
+    output = places["commands"] / "output"
+    output.touch()
+    environ = driver.environ(
+        GITHUB_ACTIONS="true", GITHUB_WORKSPACE=str(places["work"]), RUNNER_TEMP=str(places["temp"]), GITHUB_OUTPUT=str(output),
+        GHA_INPUT_IMAGE=str(image),
+    )  # fmt: skip
+    for tree in (image, *places.values()):
+        driver.own(tree)
+
+    def start(run: str) -> subprocess.Popen[bytes]:
+        env = {**environ, "GHA_INPUT_RUN": run}
+        return subprocess.Popen(
+            driver.argv(str(SRC), "action"), env=env, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+
+    child = start('id -u; echo "a=1" >> "$GITHUB_OUTPUT"; touch made; touch /in-the-image; exit 7')
+    out, _ = child.communicate(timeout=LIMIT)
+    assert child.returncode == 7, out
+    assert b"\n0\n" in out
+    assert output.read_text(encoding="utf-8").startswith("a=1\n")
+    assert (places["work"] / "made").stat().st_uid == driver.uid
+    assert not (image / "in-the-image").exists()
+    child = start("echo started; sleep 300")
+    _wait_for(child, b"started")
+    child.send_signal(signal.SIGINT)
+    out, _ = child.communicate(timeout=LIMIT)
+    assert child.returncode == 130, out
+    assert list(places["temp"].iterdir()) == []
 
 
 @pytest.mark.case("action-13")
