@@ -6,7 +6,6 @@ validated before any work; an error names the input, its value and what is accep
 
 from __future__ import annotations
 
-import shlex
 from typing import Callable, Dict, List, Mapping, Tuple
 
 from gha_apptainer.domain.containers import Args, Env, Mount
@@ -230,6 +229,10 @@ def _absolute(name: str, value: str) -> str:
 
 
 def _words(text: str) -> Args:
+    if not text:
+        return ()
+    import shlex  # few steps have such arguments
+
     try:
         return tuple(shlex.split(text))
     except ValueError as error:

@@ -16,8 +16,8 @@ NIGHTLIES = "/cvmfs/sft-nightlies.cern.ch/lcg/views"
 IMAGE = "ghcr.io/aidasoft/%s:latest"
 DEFAULT_SETUP = "setup.sh"
 
-_PLATFORM = re.compile(r"([A-Za-z0-9_]+)((?:\+[A-Za-z0-9_]+)*)-([A-Za-z0-9]+)-([A-Za-z0-9]+)-([A-Za-z0-9+]+)")
-_RELEASE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(?:/[A-Za-z0-9_.+-]+)*")
+_PLATFORM = r"([A-Za-z0-9_]+)((?:\+[A-Za-z0-9_]+)*)-([A-Za-z0-9]+)-([A-Za-z0-9]+)-([A-Za-z0-9+]+)"
+_RELEASE = r"[A-Za-z0-9_][A-Za-z0-9_.+-]*(?:/[A-Za-z0-9_.+-]+)*"
 _EXAMPLE = "for example release-platform: LCG_106/x86_64-el9-gcc13-opt"
 
 
@@ -66,7 +66,7 @@ def view(
             if not value:
                 raise InputError("input %s is missing: %s was given without it" % (name, other), remedy="give both, or " + _EXAMPLE)
         named = "platform"
-    if not _RELEASE.fullmatch(release) or ".." in release:
+    if not re.fullmatch(_RELEASE, release) or ".." in release:
         raise InputError("input %s: %r is no release" % ("release" if named == "platform" else named, release), remedy=_EXAMPLE)
     system = _system(named, platform, machine)
     if "dev" in release:
@@ -94,7 +94,7 @@ def _at_path(path: str, release_platform: str, release: str, platform: str, setu
     image = ""
     if platform:
         image = IMAGE % _system("platform", platform, machine)
-    elif _PLATFORM.fullmatch(last):
+    elif re.fullmatch(_PLATFORM, last):
         image = IMAGE % _system("view-path", last, machine)
     return View(path, _setup(path, setup_script), image)
 
@@ -106,7 +106,7 @@ def _setup(path: str, setup_script: str) -> str:
 
 def _system(named: str, platform: str, machine: str) -> str:
     """The operating system of a platform. Raises InputError, or Refused where this machine cannot run it."""
-    found = _PLATFORM.fullmatch(platform)
+    found = re.fullmatch(_PLATFORM, platform)
     if found is None:
         raise InputError(
             "input %s: %r is no platform" % (named, platform),

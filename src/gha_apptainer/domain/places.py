@@ -1,8 +1,12 @@
-"""Where things of ours lie that are made once and kept, from a user's environment."""
+"""Where things of ours lie that are made once and kept."""
 
 from __future__ import annotations
 
+import os.path
 from typing import Mapping
+
+from gha_apptainer.domain.hosts import HostFacts
+from gha_apptainer.domain.settings import NodeSettings
 
 PRIVATE_APPTAINER = "apptainer-1"
 """Name of the private installation; the number changes when the way it is made does."""
@@ -24,3 +28,8 @@ def private_apptainer(environ: Mapping[str, str], machine: str) -> str:
     """
     cache = cache_directory(environ)
     return "%s/%s-%s/bin/apptainer" % (cache, PRIVATE_APPTAINER, machine) if cache else ""
+
+
+def store_path(settings: NodeSettings, host: HostFacts) -> str:
+    """Where images are kept: the site's setting, else the user's node-local state directory."""
+    return settings.store or os.path.join(host.state_dir, "store")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 import time
 from typing import TYPE_CHECKING, Dict, Mapping, Optional, Tuple
 
@@ -33,6 +31,7 @@ from gha_apptainer.node.actions.results import RESULTS, publish
 from gha_apptainer.node.actions.shell_choice import lacks_bash
 from gha_apptainer.node.report import Progress, Report, add_outputs, add_summary, card
 from gha_apptainer.node.volumes import cvmfs
+from gha_apptainer.node.volumes.cvmfsexec import Cvmfsexec
 
 if TYPE_CHECKING:
     from gha_apptainer.node.engine.protocol import Engine
@@ -90,15 +89,24 @@ class ContainerStep:
             with self.report.group("Container step: inputs and machine"):
                 plan = self._plan(folder)
                 host, settings = self._machine(plan)
-            self._cvmfs(plan, settings)
-            with self.report.group("Image %s" % plan.asked.image):
-                image = self._image(plan, host, settings)
-            spec = self._spec(plan, image, host, self._mounts(plan))
-            return self._execute(plan, spec, host, settings)
+            tool = Cvmfsexec(host.state_dir, self.environ)
+            try:
+                self._cvmfs(plan, settings, tool)
+                with self.report.group("Image %s" % plan.asked.image):
+                    image = self._image(plan, host, settings)
+                spec = self._spec(plan, image, host, self._mounts(plan))
+                return self._execute(plan, spec, host, settings)
+            finally:
+                for left in tool.release():
+                    self.report.warning("CVMFS", left)
 
     def _temporary(self) -> str:
         chosen = self.environ.get("RUNNER_TEMP", "")
-        return chosen if chosen.startswith("/") and os.path.isdir(chosen) else tempfile.gettempdir()
+        if chosen.startswith("/") and os.path.isdir(chosen):
+            return chosen
+        import tempfile  # every runner names a directory
+
+        return tempfile.gettempdir()
 
     def _plan(self, folder: str) -> StepPlan:
         inputs = parse_inputs(from_variables(self.environ), self.environ)
@@ -131,12 +139,12 @@ class ContainerStep:
         self.report.line("node %s, Apptainer %s at %s" % (host.hostname, host.apptainer_version, host.apptainer))
         return host, settings
 
-    def _cvmfs(self, plan: StepPlan, settings: NodeSettings) -> None:
+    def _cvmfs(self, plan: StepPlan, settings: NodeSettings, tool: Cvmfsexec) -> None:
         """Read every repository that the step needs, then look for what it names in them; nothing else may touch a path there before."""
         if not plan.repositories:
             return
         with self.report.group("CVMFS %s" % ", ".join(plan.repositories)):
-            found = cvmfs.read_repositories(plan.repositories, settings.cvmfs_aliases, self.environ)
+            found = cvmfs.read_repositories(plan.repositories, settings.cvmfs_aliases, tool)
             for one in found:
                 self.report.line("%s: %s, revision %s" % (one.name, one.path, one.revision or "unknown"))
             self._record = replace(self._record, cvmfs={one.name: one.revision for one in found})
@@ -364,10 +372,19 @@ class _Folder:
             words = name.split(".")
             ours = words[0] == _FOLDER and len(words) == 4 and words[1].isdigit() and words[2].isdigit()
             if ours and not process.alive(int(words[1]), int(words[2])):
-                shutil.rmtree(os.path.join(self._parent, name), ignore_errors=True)
-        prefix = "%s.%d.%d." % (_FOLDER, os.getpid(), process.start_time(os.getpid()))
-        self._path = tempfile.mkdtemp(prefix=prefix, dir=self._parent)
+                _remove(os.path.join(self._parent, name))
+        name = "%s.%d.%d.%s" % (_FOLDER, os.getpid(), process.start_time(os.getpid()), os.urandom(8).hex())
+        self._path = os.path.join(self._parent, name)
+        os.mkdir(self._path, 0o700)
         return self._path
 
     def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._path, ignore_errors=True)
+        _remove(self._path)
+
+
+def _remove(path: str) -> None:
+    """As far as it goes: what is left is removed before a later step."""
+    try:
+        files.remove_tree(path)
+    except (OSError, GhaError):
+        pass

@@ -7,11 +7,11 @@ import os
 from gha_apptainer.domain.errors import DiskFull
 from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.images import SANDBOX, SIF
+from gha_apptainer.domain.places import store_path
 from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node.images.filesystems import LOCAL, MEMORY, NETWORK, Space, measure
 from gha_apptainer.node.images.progress import megabytes
-from gha_apptainer.node.images.store import store_path
 
 UNPACKED = 3.5
 """How many times larger an image is unpacked than its compressed layers: the careful side of what is seen."""

@@ -23,14 +23,11 @@ from typing import ClassVar, Iterator, Optional, Tuple
 
 from gha_apptainer.domain.documents import from_json, to_json
 from gha_apptainer.domain.errors import GhaError, ImageFailed, Untrusted, disk_full, is_disk_full
-from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.image_refs import ImageRef
 from gha_apptainer.domain.images import SANDBOX, SIF, Digest, Image, OciConfig
-from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node.files import decode, encode, read_whole, remove_tree, tree_size, write_whole
 from gha_apptainer.node.images.holder import Holder, myself, read_holder
-from gha_apptainer.node.images.sif import read_sif
 
 ROOTFS_NAMES = {SANDBOX: "rootfs", SIF: "image.sif"}
 RECOUNT_AFTER = 86400.0
@@ -75,11 +72,6 @@ class KnownRef:
     digest: str
     resolved: float
     version: int = 1
-
-
-def store_path(settings: NodeSettings, host: HostFacts) -> str:
-    """Where images are kept: the site's setting, else the user's node-local state directory."""
-    return settings.store or os.path.join(host.state_dir, "store")
 
 
 def hexdigits(digest: str) -> str:
@@ -181,6 +173,8 @@ class Store:
         if found.form == SIF:
             if not stat.S_ISREG(state.st_mode) or state.st_size != found.size:
                 raise Untrusted("%s has %d bytes instead of %d" % (rootfs, state.st_size, found.size), cause="purged or half-written")
+            from gha_apptainer.node.images.sif import read_sif  # a directory needs no reader of files
+
             read_sif(rootfs)
             return
         if not stat.S_ISDIR(state.st_mode):

@@ -11,14 +11,17 @@ that are not in the store need no hold, and the three calls do nothing.
 from __future__ import annotations
 
 import os
-from typing import Tuple
+from typing import TYPE_CHECKING, Tuple
 
 from gha_apptainer.domain.errors import InputError
 from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.images import Image
+from gha_apptainer.domain.places import store_path
 from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.node.files import encode, write_whole
-from gha_apptainer.node.images.store import Store, age, hexdigits, store_path
+
+if TYPE_CHECKING:
+    from gha_apptainer.node.images.store import Store
 
 RENEW_USE = 300.0
 """How often a holder should renew, in seconds."""
@@ -63,7 +66,12 @@ def use(image: Image, settings: NodeSettings, host: HostFacts, name: str) -> Use
 
 
 def _file(image: Image, settings: NodeSettings, host: HostFacts, name: str) -> str:
-    store = Store(store_path(settings, host))
+    place = store_path(settings, host)
+    if not os.path.realpath(image.rootfs).startswith(os.path.realpath(place) + "/"):
+        return ""
+    from gha_apptainer.node.images.store import Store, hexdigits  # only now: many images lie elsewhere
+
+    store = Store(place)
     if not os.path.realpath(image.rootfs).startswith(os.path.realpath(store.path("images")) + "/"):
         return ""
     directory = store.path("uses", hexdigits(image.digest.text))
@@ -74,6 +82,8 @@ def _file(image: Image, settings: NodeSettings, host: HostFacts, name: str) -> s
 
 def holders(store: Store, digest: str) -> Tuple[str, ...]:
     """The live holds on an image; forgotten ones are removed."""
+    from gha_apptainer.node.images.store import age, hexdigits
+
     directory = store.path("uses", hexdigits(digest))
     found = []
     try:

@@ -9,12 +9,13 @@ from gha_apptainer.domain.errors import GhaError
 from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.image_plans import RouteStep
 from gha_apptainer.domain.images import PULL_ALWAYS, SIF, Digest, Image
+from gha_apptainer.domain.places import store_path
 from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.node.images.filesystems import LOCAL, measure
 from gha_apptainer.node.images.platforms import platform_for
 from gha_apptainer.node.images.progress import megabytes
 from gha_apptainer.node.images.routes import Errand, Look, NotServed, Question
-from gha_apptainer.node.images.store import Store, StoredImage, store_path
+from gha_apptainer.node.images.store import Store, StoredImage
 
 
 class StoreRoute:
