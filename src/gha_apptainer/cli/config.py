@@ -24,7 +24,7 @@ from gha_apptainer.node.main import environment
 
 SHOW_VERSION = 1
 """Version of the document that `config show --json` prints."""
-_SIZES = ("store_bytes", "layer_memory", "log_bytes")
+_SIZES = ("store_bytes", "layer_memory", "layer_image_bytes", "log_bytes")
 
 
 class _Loader(yaml.SafeLoader):

@@ -44,6 +44,9 @@ class HostFacts:
     fuse_overlayfs: str = ""
     mksquashfs: str = ""
     unsquashfs: str = ""
+    fuse2fs: str = ""
+    mke2fs: str = ""
+    e2fsck: str = ""
     uid_ranges: Tuple[IdRange, ...] = ()
     gid_ranges: Tuple[IdRange, ...] = ()
     nvidia_reason: str = "no NVIDIA device here"

@@ -19,7 +19,8 @@ class NodeSettings:
     `cvmfs_aliases`: CVMFS repository -> directory that holds the same. `store`: where images are kept.
     `store_bytes`: collected down to this (0: never by size).
     `layers`: where writable layers lie. `layer_memory`: how many bytes a layer may take in memory where only
-    network storage exists. `registries_http`: host:port of registries that are asked by plain http.
+    network storage exists; `layer_image_bytes`: how big the file is in which a layer lies there when memory does not serve
+    (0: no such file). `registries_http`: host:port of registries that are asked by plain http.
     """
 
     DOCUMENT_VERSION: ClassVar[int] = 1
@@ -33,6 +34,7 @@ class NodeSettings:
     store_bytes: int = 0
     layers: str = ""
     layer_memory: int = 2 << 30
+    layer_image_bytes: int = 16 << 30
     apptainer: str = ""
     python: str = ""
     registries_http: Tuple[str, ...] = ()

@@ -23,7 +23,7 @@ from gha_apptainer.node.engine.foreground import MESSAGE, CancelledEarly, Foregr
 from gha_apptainer.node.engine.monitor import Job, Monitor
 from gha_apptainer.node.engine.records import UNKNOWN, Records
 from gha_apptainer.node.engine.signals import forward_to, signal_number, signal_process
-from gha_apptainer.node.images.filesystems import measure
+from gha_apptainer.node.images.filesystems import NETWORK, measure
 
 
 class ApptainerEngine:
@@ -137,14 +137,15 @@ class ApptainerEngine:
         os.makedirs(layer, mode=0o700, exist_ok=True)
         foreign = layers.foreign_owner(spec.image, self._host)
         lower = "" if spec.image.form == SIF else spec.image.rootfs
-        memory = layers.layer_memory(self._nature(layer), self._settings.layer_memory, layers.available_memory())
+        memory, image_file = self._layer_place(layer)
         root = layers.plan_root(
             spec.image,
             self._host,
             offset=self._sif_offset(spec.image.rootfs) if spec.image.form == SIF else 0,
             foreign=foreign,
-            overlay_reason="" if foreign else self._overlay_reason("/dev/shm" if memory else layer, lower),
+            overlay_reason="" if foreign or image_file else self._overlay_reason("/dev/shm" if memory else layer, lower),
             memory=memory,
+            image_file=image_file,
         )
         plan = starting.plan_start(spec, self._host, base, os.path.join(records.state, "volumes"), _resolv_conf())
         for name in ("exit.json", "running.json", "join", "monitor"):
@@ -158,6 +159,23 @@ class ApptainerEngine:
         if not attached:
             os.waitpid(child, 0)  # the short-lived parent of a monitor that must not be our child
         return ours, child if attached else 0
+
+    def _layer_place(self, layer: str) -> Tuple[int, bool]:
+        """Bytes of memory for the writable layer, and whether it is in an image file, which is then there; else it lies as it is."""
+        nature = self._nature(layer)
+        if nature != NETWORK:
+            return 0, False
+        from gha_apptainer.node.engine import layer_image
+
+        if layer_image.kept(layer, self._host):
+            return 0, True
+        memory = layers.layer_memory(nature, self._settings.layer_memory, layers.available_memory())
+        if memory or not self._settings.layer_image_bytes:
+            return memory, False
+        reason = layer_image.make(layer, self._settings.layer_image_bytes, self._host, self._tell)
+        if reason:
+            self._tell("the writable layer lies on network storage as it is: " + reason)
+        return 0, not reason
 
     def _in_child(self, job: Job, ours: socket.socket, theirs: socket.socket, stdio: Optional[Stdio], attached: bool) -> NoReturn:
         if not attached and os.fork():

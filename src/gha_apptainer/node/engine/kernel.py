@@ -73,6 +73,12 @@ def unmount(target: bytes, flags: int = MNT_DETACH) -> None:
     _check(_libc.umount2(target, ctypes.c_int(flags)), "umount %s" % os.fsdecode(target))
 
 
+def allocate(handle: int, size: int) -> None:
+    """man 2 fallocate: reserve the first `size` bytes of a file; never by writing them, as posix_fallocate(3) may do."""
+    offset = ctypes.c_int64
+    _check(_libc.fallocate(ctypes.c_int(handle), ctypes.c_int(0), offset(0), offset(size)), "fallocate")
+
+
 def set_hostname(name: bytes) -> None:
     """man 2 sethostname."""
     _check(_libc.sethostname(name, ctypes.c_size_t(len(name))), "sethostname")

@@ -24,6 +24,8 @@ from gha_apptainer.node.images.filesystems import NETWORK
 
 KERNEL, FUSE, COPY = "overlay", "fuse-overlayfs", "copy"
 _COPY_LIMIT = 3600.0  # seconds for a private copy of an image
+_KEEP_LIMIT = 60.0  # seconds for a layer's image file to be written down; it may lie on slow storage
+_END_LIMIT = 10.0  # seconds for a killed helper to disappear
 _SERVE_LIMIT = 60.0  # seconds until a FUSE program answers; its file may lie on slow storage
 
 
@@ -32,7 +34,8 @@ class RootPlan:
     """How the root is made. `lower` is a directory, or a SIF whose squashfs starts at `offset` bytes.
 
     `mechanism` is overlay, fuse-overlayfs or copy; `why` says why it is not the first of them. `squash` shows every file of the image as
-    ours, for images whose owner is not mapped. `memory` above 0 puts the writable layer into memory, at most so many bytes of it.
+    ours, for images whose owner is not mapped. `memory` above 0 puts the writable layer into memory, at most so many bytes of it;
+    `image_file` puts it into the file system in the layer's image file.
     """
 
     mechanism: str
@@ -42,6 +45,7 @@ class RootPlan:
     squash: bool = False
     why: str = ""
     memory: int = 0
+    image_file: bool = False
 
 
 def foreign_owner(image: Image, host: HostFacts) -> bool:
@@ -71,9 +75,12 @@ def available_memory() -> int:
     return 0
 
 
-def plan_root(image: Image, host: HostFacts, *, offset: int, foreign: bool, overlay_reason: str, memory: int = 0) -> RootPlan:
+def plan_root(
+    image: Image, host: HostFacts, *, offset: int, foreign: bool, overlay_reason: str, memory: int = 0, image_file: bool = False
+) -> RootPlan:
     """Decide. `overlay_reason` says why the kernel's overlay does not work on the layer's file system ("" = it does).
 
+    It never does for a layer in an `image_file`, which FUSE serves: the kernel takes no such upper directory.
     Raises HostUnfit where nothing works, naming each reason.
     """
     sif = image.form == SIF
@@ -86,11 +93,12 @@ def plan_root(image: Image, host: HostFacts, *, offset: int, foreign: bool, over
                 remedy="make /dev/fuse usable, install squashfuse or unsquashfs, or use an unpacked image",
             )
         return RootPlan(COPY, image.rootfs, True, offset, why=fuse or "squashfuse is not installed")
-    reason = "the image belongs to another user" if foreign else overlay_reason
+    served = "the writable layer is served by FUSE" if image_file else ""
+    reason = "the image belongs to another user" if foreign else served or overlay_reason
     if not reason:
         return RootPlan(KERNEL, image.rootfs, sif, offset, memory=memory)
     if not fuse and host.fuse_overlayfs:
-        return RootPlan(FUSE, image.rootfs, sif, offset, squash=foreign, why=reason, memory=memory)
+        return RootPlan(FUSE, image.rootfs, sif, offset, squash=foreign, why=reason, memory=memory, image_file=image_file)
     why = "%s; fuse-overlayfs: %s" % (reason, fuse or "not installed")
     return RootPlan(COPY, image.rootfs, sif, offset, why=why)
 
@@ -116,10 +124,15 @@ def _escape(path: str) -> str:
 
 @dataclass(frozen=True)
 class Root:
-    """A mounted root: where it is, and the FUSE helpers (pids) that must outlive the payload."""
+    """A mounted root: where it is, and the FUSE helpers (pids) that must outlive the payload.
+
+    `mounts` are undone in their order; `keeper` is the helper that must be given the time to write down what it holds (0: none).
+    """
 
     merged: str
     helpers: Tuple[int, ...]
+    mounts: Tuple[str, ...] = ()
+    keeper: int = 0
 
 
 def mount_root(plan: RootPlan, host: HostFacts, layer: str, *, single: bool, tell: Callable[[str], None]) -> Root:
@@ -128,11 +141,21 @@ def mount_root(plan: RootPlan, host: HostFacts, layer: str, *, single: bool, tel
     `tell` hears of what costs time or space that nobody asked for.
     """
     helpers: List[int] = []
+    mounts: List[str] = []
+    keeper = 0
+    place = layer
     if plan.memory:
         tell("the writable layer is in memory, at most %d MB: there is only network storage for it" % (plan.memory >> 20))
         kernel.mount(b"tmpfs", files.encode(layer), b"tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, b"mode=755,size=%d" % plan.memory)
-    for name in ("upper", "work", "merged", "image"):
-        os.makedirs(os.path.join(layer, name), mode=0o755, exist_ok=True)
+        mounts.append(layer)
+    elif plan.image_file:
+        from gha_apptainer.node.engine import layer_image
+
+        place, keeper = layer_image.mount(layer, host, tell)
+        helpers.append(keeper)
+        mounts.append(place)
+    for path in (place + "/upper", place + "/work", layer + "/merged", layer + "/image"):
+        os.makedirs(path, mode=0o755, exist_ok=True)
     merged = os.path.join(layer, "merged")
     if plan.mechanism == COPY:
         _copy(plan, host, merged, single, tell)
@@ -141,16 +164,17 @@ def mount_root(plan: RootPlan, host: HostFacts, layer: str, *, single: bool, tel
     if plan.sif:
         lower = os.path.join(layer, "image")
         device = _mount_fuse(b"squashfuse", lower)
-        helpers.append(_start_helper(squashfuse_argv(host, plan, device, single), device, lower))
-    _prepare_upper(lower, os.path.join(layer, "upper"))
+        mounts.insert(0, lower)
+        helpers.append(_start_server(squashfuse_argv(host, plan, device, single), device, lower))
+    _prepare_upper(lower, os.path.join(place, "upper"))
     if plan.mechanism == FUSE:
         device = _mount_fuse(b"fuse-overlayfs", merged)
-        helpers.append(_start_helper(fuse_overlayfs_argv(host, plan, lower, layer, device), device, merged))
+        helpers.append(_start_server(fuse_overlayfs_argv(host, plan, lower, place, device), device, merged))
     else:
         data = "lowerdir=%s,upperdir=%s,workdir=%s,userxattr" % (
             _escape(lower),
-            _escape(os.path.join(layer, "upper")),
-            _escape(os.path.join(layer, "work")),
+            _escape(os.path.join(place, "upper")),
+            _escape(os.path.join(place, "work")),
         )
         if len(data) >= 4096:  # man 2 mount: one page of options
             raise EngineFailed("paths of image and layer are too long for one mount", remedy="use a shorter state directory or store")
@@ -158,7 +182,25 @@ def mount_root(plan: RootPlan, host: HostFacts, layer: str, *, single: bool, tel
             kernel.mount(b"overlay", files.encode(merged), b"overlay", 0, files.encode(data))
         except OSError as error:
             raise EngineFailed("cannot mount the writable layer: %s" % error, cause="lower %s, upper %s" % (lower, layer)) from error
-    return Root(merged, tuple(helpers))
+    return Root(merged, tuple(helpers), (merged, *mounts), keeper)
+
+
+def unmount_root(root: Root, *, keep: bool) -> None:
+    """Undo mounts and end helpers. With `keep` the layer will be used again: who holds parts of it in memory may first write them down."""
+    for path in root.mounts:
+        try:
+            kernel.unmount(files.encode(path))
+        except OSError:
+            continue  # its helper is gone
+    others = [pid for pid in root.helpers if pid != root.keeper]
+    for pid in (*others, *((root.keeper,) if root.keeper else ())):
+        if pid == root.keeper and keep and process.reap(pid, _KEEP_LIMIT):
+            continue
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        process.reap(pid, _END_LIMIT)
 
 
 def _prepare_upper(lower: str, upper: str) -> None:
@@ -177,8 +219,18 @@ def _mount_fuse(name: bytes, target: str) -> int:
     return device
 
 
-def _start_helper(argv: Tuple[str, ...], device: int, target: str) -> int:
-    """Start a FUSE program that a signal to the whole job does not end, but our death does; wait until it serves."""
+def _start_server(argv: Tuple[str, ...], device: int, target: str) -> int:
+    """Start a FUSE program on a descriptor that is mounted already, and wait until it serves."""
+    try:
+        pid = start_helper(argv, device=device)
+    finally:
+        os.close(device)
+    _wait_served(target, argv[0])
+    return pid
+
+
+def start_helper(argv: Tuple[str, ...], *, device: int = -1, said: int = -1) -> int:
+    """Start a FUSE program that a signal to the whole job does not end, but our death does. It inherits `device`; `said` gets its words."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -186,13 +238,15 @@ def _start_helper(argv: Tuple[str, ...], device: int, target: str) -> int:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
             kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
-            os.set_inheritable(device, True)
+            if device >= 0:
+                os.set_inheritable(device, True)
+            if said >= 0:
+                os.dup2(said, 1)
+                os.dup2(said, 2)
             os.execve(argv[0], list(argv), dict(process.minimal_env()))
         except OSError as error:
             os.write(2, files.encode("%s: %s\n" % (argv[0], error.strerror)))
         os._exit(127)
-    os.close(device)
-    _wait_served(target, argv[0])
     return pid
 
 

@@ -410,23 +410,13 @@ class Monitor:
         if self._root is None:
             return
         root, self._root = self._root, None
-        for path in (root.merged, os.path.join(self._job.layer, "image"), *((self._job.layer,) if self._job.root.memory else ())):
-            try:
-                kernel.unmount(files.encode(path))
-            except OSError:
-                continue  # not every root has both
+        layers.unmount_root(root, keep=not self._job.spec.remove)
         for one in self._job.start.placed:
             if one.kind == TMPFS:
                 try:
                     kernel.unmount(files.encode(one.source))
                 except OSError:
                     continue  # it was not mounted yet
-        for pid in root.helpers:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-            process.reap(pid, _END_LIMIT)
         self._release_image()
 
     def _release_image(self) -> None:
