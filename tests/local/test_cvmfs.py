@@ -21,6 +21,7 @@ import ctypes, json, os, signal, subprocess, sys, time
 sys.path.insert(0, sys.argv[1])
 from gha_apptainer.domain.errors import GhaError
 from gha_apptainer.node.volumes.cvmfs import read_repositories
+from gha_apptainer.node.volumes.cvmfsexec import Cvmfsexec
 squashfuse, image, root, alias = sys.argv[2:]
 libc = ctypes.CDLL(None, use_errno=True)
 uid, gid = os.getuid(), os.getgid()
@@ -35,7 +36,8 @@ client = subprocess.Popen([squashfuse, "-f", image, mount])
 said = {}
 def ask(word, aliases={}):
     try:
-        said[word] = [one.how for one in read_repositories(["sft.cern.ch"], aliases, {"PATH": "/nope"}, root=root, limit=2.0)]
+        tool = Cvmfsexec("/nope", {"PATH": "/nope"})
+        said[word] = [one.how for one in read_repositories(["sft.cern.ch"], aliases, tool, root=root, limit=2.0)]
     except GhaError as error:
         said[word] = [type(error).__name__, error.what, error.remedy]
 try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from typing import List, Mapping, Optional, Sequence, Tuple
 
@@ -17,11 +16,11 @@ from gha_apptainer.domain.errors import GhaError, HostUnfit, TimedOut
 from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node import process
 from gha_apptainer.node.files import encode
+from gha_apptainer.node.volumes.cvmfsexec import Cvmfsexec
 
 ROOT = "/cvmfs"
 READ_LIMIT = 20.0
 """Seconds that a repository may take to show its first entry."""
-MOUNT_LIMIT = 60.0
 COMPANION = "cvmfs-contrib/github-action-cvmfs"
 HERE, ALIAS, CVMFSEXEC = "mounted", "alias", "cvmfsexec"
 
@@ -75,16 +74,16 @@ def look(path: str, limit: float = READ_LIMIT) -> _Look:
 def read_repositories(
     names: Sequence[str],
     aliases: Mapping[str, str],
-    environ: Mapping[str, str],
+    tool: Cvmfsexec,
     *,
     root: str = ROOT,
     limit: float = READ_LIMIT,
 ) -> Tuple[Repository, ...]:
     """Each repository by the first rung of the ladder that holds. Raises TimedOut for one that hangs, HostUnfit for one that is nowhere."""
-    return tuple(_read(name, aliases, environ, root, limit) for name in names)
+    return tuple(_read(name, aliases, tool, root, limit) for name in names)
 
 
-def _read(name: str, aliases: Mapping[str, str], environ: Mapping[str, str], root: str, limit: float) -> Repository:
+def _read(name: str, aliases: Mapping[str, str], tool: Cvmfsexec, root: str, limit: float) -> Repository:
     here = os.path.join(root, name)
     first = look(here, limit)
     if not first.error:
@@ -101,7 +100,7 @@ def _read(name: str, aliases: Mapping[str, str], environ: Mapping[str, str], roo
             cause="its client cannot reach a proxy or server, or was killed",
             remedy="cvmfs_config probe %s; run the job on another node" % name,
         )
-    mounted = _by_cvmfsexec(name, environ, limit, reasons)
+    mounted = _by_cvmfsexec(name, tool, limit, reasons)
     if mounted is not None:
         return mounted
     raise HostUnfit(
@@ -112,19 +111,14 @@ def _read(name: str, aliases: Mapping[str, str], environ: Mapping[str, str], roo
     )
 
 
-def _by_cvmfsexec(name: str, environ: Mapping[str, str], limit: float, reasons: List[str]) -> Optional[Repository]:
-    """Mount by cvmfsexec's `mountrepo`, found beside `cvmfsexec` on PATH. Its mount outlives us, as it serves later steps too."""
-    found = shutil.which("cvmfsexec", path=environ.get("PATH", os.defpath))
-    tool = os.path.join(os.path.dirname(os.path.realpath(found)), "mountrepo") if found else ""
-    if not tool or not os.access(tool, os.X_OK):
-        return None
+def _by_cvmfsexec(name: str, tool: Cvmfsexec, limit: float, reasons: List[str]) -> Optional[Repository]:
     try:
-        env = tuple((key, environ[key]) for key in ("PATH", "HOME", "LANG") if key in environ)
-        process.run((tool, name), env=env, timeout=MOUNT_LIMIT).check()
+        place = tool.mount(name)
     except GhaError as error:
         reasons.append("mountrepo: " + error.what)
         return None
-    place = os.path.join(os.path.dirname(tool), "dist", "cvmfs", name)
+    if not place:
+        return None
     last = look(place, limit)
     if last.error:
         reasons.append("mountrepo: " + last.error)
