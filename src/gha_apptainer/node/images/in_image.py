@@ -79,6 +79,8 @@ def _assignment(line: str) -> Tuple[str, ...]:
 def _words(script: str, name: str) -> Tuple[str, ...]:
     """The argument list that a runscript keeps as `NAME='"a" "b c"'`."""
     found: List[str] = []
+    if name + "=" not in script:
+        return ()
     match = re.search(r"^%s=(.*)$" % name, script, re.MULTILINE)
     if match:
         import shlex
