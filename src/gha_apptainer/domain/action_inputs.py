@@ -111,8 +111,11 @@ OUTPUTS: Tuple[Tuple[str, str], ...] = (
     ("exit-code", "Exit code of the command; 125 where the container could not be run."),
     ("image-digest", "Digest of the image that was used; empty where it has none."),
     ("image-source", "How the image was found (alias, path, cvmfs, store, registry) and where it lies."),
-    ("cvmfs-revisions", "Revision of each CVMFS repository that was asked for, as JSON."),
-    ("command", "The `apptainer exec` line that does the same on a login node, without values of variables."),
+    ("cvmfs-revisions", "Revision of each CVMFS repository that the step or its image needed, as a JSON object; {} without any."),
+    (
+        "command",
+        "The `apptainer exec` line that does the same on a login node, without values of variables; the script is named by its length.",
+    ),
 )
 """Every output of the action and what it says. What a step writes to GITHUB_OUTPUT comes besides."""
 
