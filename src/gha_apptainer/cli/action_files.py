@@ -22,7 +22,8 @@ _DESCRIPTIONS = {
     "action.yml": "Runs commands in an Apptainer container, with GPUs and CVMFS, on runners that have no Docker",
     "container/action.yml": "Runs commands in an Apptainer container; the same action as the one above it",
 }
-_SOURCES = {"action.yml": "$GITHUB_ACTION_PATH/src", "container/action.yml": "$GITHUB_ACTION_PATH/../src"}
+# the file, not its directory: for a directory the interpreter loads `runpy` and its company first, a tenth of a step's start
+_SOURCES = {"action.yml": "$GITHUB_ACTION_PATH/src/__main__.py", "container/action.yml": "$GITHUB_ACTION_PATH/../src/__main__.py"}
 _SEARCH = """\
 for python in "$GHA_APPTAINER_PYTHON" /usr/bin/python3 /usr/bin/python3.9 /usr/bin/python3.1[0-9] "$(command -v python3)"; do
   case "$python" in /*) ;; *) continue ;; esac
