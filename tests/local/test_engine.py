@@ -392,3 +392,12 @@ def test_a_start_that_is_refused_leaves_nothing(driver: Driver) -> None:
     code, _, err = _finish(_foreground(driver, "true", more=", gpu='rocm'"))
     assert code == 125, err
     assert _containers(driver) == []
+
+
+def test_one_process_may_exec_and_then_start(driver: Driver) -> None:
+    root = _root(driver)
+    said = driver.run(
+        "made = held(%r, mounts=(%s,))\nrun(made, '/usr/bin/true')\nother = held(%r, mounts=(%s,))\nanswer(run(other, '/usr/bin/true')['code'])"
+        % (root, _usr(), root, _usr())
+    )
+    assert said == 0

@@ -186,7 +186,19 @@ def test_another_apptainer_at_the_same_place_is_tried(machine: Machine) -> None:
     assert machine.tries == 2
 
 
-@pytest.mark.parametrize("more", [{"PATH": "/elsewhere"}, {"HOME": "/another"}, {"GHA_APPTAINER": "/bin/sh"}, {"XDG_CACHE_HOME": "/x"}])
+def test_another_path_alone_changes_nothing(machine: Machine) -> None:
+    machine.probe()
+    machine.probe(PATH="/elsewhere:/nowhere")
+    assert machine.tries == 1
+
+
+def test_an_apptainer_on_another_path_is_seen(machine: Machine, tmp_path: Path) -> None:
+    machine.probe()
+    machine.probe(PATH=os.path.dirname(write(tmp_path / "bin" / "apptainer", "two")))
+    assert machine.tries == 2
+
+
+@pytest.mark.parametrize("more", [{"HOME": "/another"}, {"GHA_APPTAINER": "/bin/sh"}, {"XDG_CACHE_HOME": "/x"}])
 def test_another_environment_is_another_machine(machine: Machine, more: Dict[str, Any]) -> None:
     machine.probe()
     machine.probe(**more)

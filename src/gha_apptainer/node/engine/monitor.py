@@ -103,6 +103,7 @@ class Monitor:
         self._watch_owner()
         self._use = uses.use(job.spec.image, self._settings, self._host, identity)
         self._renew_at = time.monotonic() + uses.RENEW_USE
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # id maps can only be written so; our caller may have closed himself to looks
         single = namespaces.enter_own(self._host)
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # its id maps are written; from here on nothing inside may look into us
         self._root = layers.mount_root(job.root, self._host, job.layer, single=single, tell=lambda text: self._send({"note": text}))

@@ -9,8 +9,8 @@ Layout of the state directory:
     ended/ID.json        how a container ended that is removed already
 
 Everything is published by rename or link, so that a reader sees all of it or nothing. A directory is being made while its name begins
-with `.new-`, being removed while it begins with `.gone-`; both carry pid, start time and place of who does it. Several hosts, or several pid
-namespaces of one, may share a state directory: what belongs to another place is never touched.
+with `.new-`, being removed while it begins with `.gone-`; both carry pid, start time and place of who does it. Several hosts, or several
+pid namespaces of one, may share a state directory: what belongs to another place is never touched.
 """
 
 from __future__ import annotations

@@ -21,7 +21,6 @@ _KEPT = "host.json"
 _FORM = 2
 """Number of the kept document's form; another form is probed anew."""
 _CVMFS_S = 3600.0  # an Apptainer on CVMFS is not looked at again for this long: a look may hang
-_ENVIRONMENT = ("GHA_APPTAINER", "PATH", "XDG_CACHE_HOME", "HOME")
 _KERNEL = (
     "/proc/sys/user/max_user_namespaces",
     "/proc/sys/kernel/unprivileged_userns_clone",
@@ -79,7 +78,6 @@ _TEXTS = ("userns_reason", "proc_reason", "apptainer", "apptainer_version", "app
 def _key(settings: NodeSettings, environ: Mapping[str, str]) -> list[str]:
     """Everything that the kept facts depend on; no program is started for it and CVMFS is not touched."""
     words = [boot_id(), str(os.getuid()), str(os.geteuid()), str(os.getegid()), os.uname().release, settings.apptainer]
-    words += [environ.get(name, "") for name in _ENVIRONMENT]
     for _, path in finding.candidates(settings, environ):
         words += [path, "" if path.startswith("/cvmfs/") else _identity(path)]
     words += [read_text(path) for path in _KERNEL]
