@@ -68,12 +68,12 @@ def test_later_ones_win() -> None:
         ("/added:/more:/usr/bin:/bin", "/usr/bin:/bin", ("/added", "/more")),
         ("/usr/bin:/bin", "/usr/bin:/bin", ()),
         ("relative:/added:/usr/bin", "/usr/bin", ("/added",)),
-        ("/work/bin:/usr/bin:/workshop", None, ("/work/bin",)),
-        ("/work/bin:/opt/x", "/usr/bin", ("/work/bin",)),
+        ("/here/bin:/usr/bin:/hereafter", None, ("/here/bin",)),
+        ("/here/bin:/opt/x", "/usr/bin", ("/here/bin",)),
     ],
 )
 def test_paths_that_earlier_steps_added(path: str, runner: str | None, expected: tuple[str, ...]) -> None:
-    assert added_paths(path, runner, ("/work",)) == expected
+    assert added_paths(path, runner, ("/here",)) == expected
 
 
 @pytest.mark.parametrize(
