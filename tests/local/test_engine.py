@@ -401,3 +401,42 @@ def test_one_process_may_exec_and_then_start(driver: Driver) -> None:
         % (root, _usr(), root, _usr())
     )
     assert said == 0
+
+
+OUTPUT = (
+    "main = ExecRequest(argv=('/usr/bin/sh', '-c', 'head -c 300000 /dev/zero; exit 0'), env=PATH)\n"
+    "made = spec(%r, main=main, pid=os.getpid(), mounts=(%s,))\n"
+    "%s\n"
+    "ended = engine.run(made, '', Stdio(-1, out, -1))\n"
+)
+
+
+def test_output_that_the_caller_cannot_store_is_no_success(driver: Driver) -> None:
+    script = OUTPUT % (_root(driver), _usr(), "out = os.open('/dev/full', os.O_WRONLY)")
+    code, reason = driver.run(script + "answer([ended.exit_code, ended.reason])")
+    assert code == 125
+    assert "stdout could not be written: No space left" in reason
+
+
+def test_a_caller_who_stops_listening_does_not_fail_the_command(driver: Driver) -> None:
+    script = OUTPUT % (_root(driver), _usr(), "inner, out = os.pipe(); os.close(inner)")
+    assert driver.run(script + "answer([ended.exit_code, ended.reason])") == [0, ""]
+
+
+def test_a_caller_who_reads_slowly_through_a_non_blocking_pipe_gets_all(driver: Driver) -> None:
+    reader = (
+        "inner, out = os.pipe(); os.set_blocking(out, False)\n"
+        "back, front = os.pipe()\n"
+        "if os.fork() == 0:\n"
+        "    os.close(out)\n"
+        "    size = 0\n"
+        "    while True:\n"
+        "        time.sleep(0.01)\n"
+        "        data = os.read(inner, 20000)\n"
+        "        size += len(data)\n"
+        "        if not data: break\n"
+        "    os.write(front, str(size).encode())\n"
+        "    os._exit(0)"
+    )
+    script = OUTPUT % (_root(driver), _usr(), reader)
+    assert driver.run(script + "os.close(out)\nanswer([ended.exit_code, int(os.read(back, 100))])") == [0, 300000]

@@ -67,7 +67,7 @@ def from_plain(kind: Type[T], raw: object) -> T:
                 cause="written by another version of gha-apptainer",
                 remedy="use one version for all parts of a site",
             )
-    return found  # type: ignore[no-any-return]
+    return found  # type: ignore[no-any-return]  # _read has checked it against the type at run time
 
 
 def _fail(where: str, wanted: str, raw: object) -> Untrusted:

@@ -145,7 +145,7 @@ def _current(directory: str, before: List[bytes], follow: bool, tail: int, ended
             yield from map(parse, more)
             if not more and _rotated(path, handle.fileno()):
                 handle.close()
-                handle = open(path, "rb")  # noqa: SIM115
+                handle = open(path, "rb")  # noqa: SIM115 - closed below
             elif last and not more:
                 return
             elif not more:

@@ -7,6 +7,7 @@ of the channel is the end of the container.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -346,8 +347,10 @@ class Monitor:
         if copy >= 0:
             try:
                 _write_all(copy, data)
-            except OSError:  # the caller does not listen any more; the log still does
+            except OSError as error:  # the caller gets no more of it; the log still does
                 self._pipes[handle] = (name, -1)
+                if error.errno != errno.EPIPE:  # he still listens, and what he has is not whole: that is no success
+                    self._reason = self._reason or "its %s could not be written: %s" % (name, error.strerror)
         if self._log is not None:
             self._log.feed(name, data)
 
@@ -455,7 +458,10 @@ class Monitor:
 def _write_all(handle: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
-        view = view[os.write(handle, view) :]
+        try:
+            view = view[os.write(handle, view) :]
+        except BlockingIOError:  # the caller's end may be set to non-blocking by who shares it
+            select.select([], [handle], [], 1.0)
 
 
 def _child_signal_pipe() -> int:
