@@ -280,18 +280,22 @@ def test_a_container_starts_again_with_its_layer(driver: Driver) -> None:
     assert said == [[0, 0, 0], ["more", "more", "more"]]
 
 
-@pytest.mark.parametrize("damage", ["{", '{"image": 3}', "", '{"version": 99}'])
-def test_a_forged_or_half_written_record_is_named_and_can_be_removed(driver: Driver, damage: str) -> None:
+@pytest.mark.parametrize(
+    "file, damage", [("spec.json", "{"), ("spec.json", '{"image": 3}'), ("spec.json", ""), ("owner", ""), ("owner", "1 x 0")]
+)
+def test_a_forged_or_half_written_record_is_named_and_can_be_removed(driver: Driver, file: str, damage: str) -> None:
     root = _root(driver)
     said = driver.run(
         "made = engine.create(spec(%r), 'bad')\n"
-        "open(os.path.join(facts.state_dir, 'containers', made, 'spec.json'), 'w').write(%r)\n"
-        "found = [one.status for one in engine.reap()]\n"
+        "open(os.path.join(facts.state_dir, 'containers', made, %r), 'w').write(%r)\n"
+        "found = [one.finding for one in engine.reap()]\n"
+        "try:\n    engine.get('bad')\nexcept GhaError as error:\n    found.append(error.what)\n"
         "other = engine.create(spec(%r), 'good')\n"
         "engine.remove('bad')\n"
-        "answer([found, [one.name for one in engine.list()]])" % (root, damage, root)
+        "answer([made[:12], found, [one.name for one in engine.list()]])" % (root, file, damage, root)
     )
-    assert said == [["warn"], ["good"]]
+    identity, found, left = said
+    assert len(found) == 1 and identity in found[0] and left == ["good"]
 
 
 def test_a_killed_monitor_is_unknown_and_never_success(driver: Driver) -> None:

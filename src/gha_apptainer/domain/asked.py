@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Optional, Tuple
-
 from gha_apptainer.domain.containers import NETWORK_HOST, Args, Env, Mount
 from gha_apptainer.domain.images import PULL_IF_NOT_PRESENT
 from gha_apptainer.domain.values import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional, Tuple
 
 
 @dataclass(frozen=True)

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
-import signal
-import socket
 import time
-from typing import Callable, Iterator, List, NoReturn, Optional, Sequence, Tuple
 
 from gha_apptainer.domain.containers import RUNNING, Container, ContainerSpec, ExecRequest, ExitStatus, LogLine, Stdio
-from gha_apptainer.domain.documents import from_plain, to_json
+from gha_apptainer.domain.documents import to_json
 from gha_apptainer.domain.errors import DOCKER_FAILURE, EngineFailed, GhaError, HostUnfit, InputError, Refused, TimedOut
 from gha_apptainer.domain.findings import OK, WARN, Finding
 from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.images import SIF
 from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.node import files, process
-from gha_apptainer.node.engine import flat, join, kernel, layers, logs, setup, starting, terminal
-from gha_apptainer.node.engine.foreground import MESSAGE, CancelledEarly, Foreground, monitor_error
+from gha_apptainer.node.engine import channel as channels
+from gha_apptainer.node.engine import kernel, layers, setup, starting
 from gha_apptainer.node.engine.monitor import Job, Monitor
 from gha_apptainer.node.engine.records import UNKNOWN, Records
 from gha_apptainer.node.engine.signals import forward_to, signal_number, signal_process
 from gha_apptainer.node.images.filesystems import NETWORK, measure
+from gha_apptainer.node.interpreter import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Iterator, List, NoReturn, Optional, Sequence, Tuple
+
+    from gha_apptainer.node.engine.foreground import Foreground
+    from gha_apptainer.node.interpreter import socket
 
 
 class ApptainerEngine:
@@ -75,6 +79,8 @@ class ApptainerEngine:
         Signals are handed on to the main process, as `docker run` does. With `grace` (seconds) the first signal cancels: the main
         process's whole session gets it, and what is left after the grace is killed.
         """
+        from gha_apptainer.node.engine.foreground import CancelledEarly, Foreground
+
         identity, spec = self._add(spec, name)
         foreground = Foreground(self._records, identity, stdio, grace)
         with foreground:
@@ -99,7 +105,7 @@ class ApptainerEngine:
         """See to what a monitor that was killed left behind; an ordinary end has left nothing to do."""
         try:
             self._reap_one(identity)
-            if self._records.monitor(identity) == (0, 0) and self._records.spec(identity).remove:
+            if self._records.monitor(identity) == (0, 0) and self._records.owner(identity)[2]:
                 self._records.discard(identity)  # it was killed before it could sign
         except FileNotFoundError:
             pass
@@ -151,7 +157,7 @@ class ApptainerEngine:
         for name in ("exit.json", "running.json", "join", "monitor"):
             files.remove_tree(os.path.join(base, name))
         job = Job(identity, spec, root, plan, layer, attached, fresh_proc=not self._host.proc_reason)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, theirs = channels.pair()
         child = os.fork()
         if child == 0:
             self._in_child(job, ours, theirs, stdio, attached)
@@ -204,35 +210,35 @@ class ApptainerEngine:
                 continue
             if not ready:
                 raise TimedOut("the container's monitor does not answer")
-            message, handle = terminal.receive_message(channel, MESSAGE)
+            data, handle = channels.receive(channel)
             if handle >= 0:
                 if foreground is not None:
                     foreground.master = handle
                 continue
-            if not message:
+            if not data:
                 raise EngineFailed("the container's monitor was lost while it started", cause="killed, or the machine is out of memory")
-            words = json.loads(message.decode())
-            if "note" in words:
-                self._tell(words["note"])
+            word, *texts = channels.read_message(data)
+            if word == channels.NOTE:
+                self._tell(texts[0])
                 continue
-            if "error" in words:
-                raise monitor_error(words["error"])
-            if "end" in words:
-                return from_plain(ExitStatus, words["end"])
-            return None
+            if word == channels.ERROR:
+                raise channels.read_error(tuple(texts))
+            return channels.read_end(tuple(texts)) if word == channels.END else None
 
     # inside a running one
 
     def exec(self, id: str, request: ExecRequest, stdio: Stdio) -> ExitStatus:
         """Run a command in a running container and wait for it. It dies with this process. Signals are handed on to it."""
+        from gha_apptainer.node.engine import flat, join, terminal
+
         identity = self._own(id)
         started = time.time()
         try:
             record = flat.read(self._records.path(identity, "join"))
         except (FileNotFoundError, ValueError):
             raise InputError("container %s is not running" % id) from None
-        mine, theirs = socket.socketpair()
-        with mine, theirs:
+        mine, theirs = channels.pair()
+        try:
             command = join.Command(
                 request.argv,
                 request.env,
@@ -252,12 +258,15 @@ class ApptainerEngine:
             handlers = forward_to(pid)
             try:
                 if request.tty:
-                    with terminal.Relay(stdio.stdin, stdio.stdout, terminal.receive(mine)) as relay:
+                    with terminal.Relay(stdio.stdin, stdio.stdout, channels.receive(mine)[1]) as relay:
                         relay.run(lambda: process.start_time(pid) == 0)
                 _, status, usage = os.wait4(pid, 0)
             finally:
                 for number, handler in handlers:
                     signal.signal(number, handler)
+        finally:
+            mine.close()
+            theirs.close()
         code = join.exit_code(status)
         killed = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         return ExitStatus(code, killed, False, started, time.time(), "", usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime)
@@ -319,6 +328,8 @@ class ApptainerEngine:
 
         def ended() -> bool:
             return not process.alive(*self._records.monitor(identity))
+
+        from gha_apptainer.node.engine import logs
 
         return logs.read(self._records.path(identity, "log"), follow=follow, tail=tail, ended=ended)
 
@@ -390,8 +401,8 @@ class ApptainerEngine:
         if records.foreign(identity):
             return None
         monitor = records.monitor(identity)
-        spec = records.spec(identity)
-        owner_gone = spec.owner.pid != 0 and not process.alive(spec.owner.pid, spec.owner.started)
+        pid, started, remove = records.owner(identity)
+        owner_gone = pid != 0 and not process.alive(pid, started)
         if process.alive(*monitor):
             if not owner_gone:
                 return None
@@ -402,9 +413,9 @@ class ApptainerEngine:
             self._bury(identity)
             status = ExitStatus(DOCKER_FAILURE, finished=time.time(), reason="unknown: its monitor was killed")
             files.write_whole(records.path(identity, "exit.json"), to_json(status).encode())
-            if not spec.remove and not owner_gone:
+            if not remove and not owner_gone:
                 return Finding("monitor-killed", WARN, "container %s lost its monitor" % records.name(identity))
-        if (spec.remove and status is not None) or (owner_gone and (spec.remove or status is None)):
+        if (remove and status is not None) or (owner_gone and (remove or status is None)):
             records.discard(identity, status)
             return Finding("reaped", OK, "removed container %s, whose owner is gone" % identity[:12])
         return None
@@ -426,12 +437,16 @@ def open_engine(host: HostFacts, settings: NodeSettings, tell: Callable[[str], N
     `tell` hears of what costs time or space that nobody asked for, such as a private copy of an image.
     """
     from gha_apptainer.node.host import overlay_probe
-    from gha_apptainer.node.images.sif import read_sif
 
     def overlay_reason(upper_parent: str, lower: str) -> str:
         return overlay_probe(upper_parent, lower, host)
 
-    return ApptainerEngine(host, settings, overlay_reason=overlay_reason, sif_offset=lambda path: read_sif(path).offset, tell=tell)
+    def sif_offset(path: str) -> int:
+        from gha_apptainer.node.images.sif import read_sif
+
+        return read_sif(path).offset
+
+    return ApptainerEngine(host, settings, overlay_reason=overlay_reason, sif_offset=sif_offset, tell=tell)
 
 
 def _keep_only(stdio: Optional[Stdio], channel: socket.socket) -> Tuple[Optional[Stdio], socket.socket]:
@@ -442,7 +457,7 @@ def _keep_only(stdio: Optional[Stdio], channel: socket.socket) -> Tuple[Optional
     kept = [fcntl.fcntl(handle, fcntl.F_DUPFD_CLOEXEC, 3) if handle >= 0 else -1 for handle in wanted]
     channel.detach()
     kernel.close_others({0, 1, 2, *kept})
-    return (Stdio(*kept[1:]) if stdio else None), socket.socket(fileno=kept[0])
+    return (Stdio(*kept[1:]) if stdio else None), channels.at(kept[0])
 
 
 def _resolv_conf() -> str:

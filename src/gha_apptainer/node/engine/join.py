@@ -16,11 +16,11 @@ import fcntl
 import os
 import resource
 import select
-import signal
 import sys
 
 from gha_apptainer.node.engine import kernel, programs
 from gha_apptainer.node.engine.flat import JoinRecord
+from gha_apptainer.node.interpreter import signal
 
 MYPY = False
 if MYPY:  # type checkers take it for true; typing is not worth its import at run time

@@ -9,25 +9,31 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import select
-import signal
-import socket
 import time
-from typing import Callable, Dict, List, NoReturn, Optional, Tuple
 
 from gha_apptainer.domain.containers import TMPFS, ContainerSpec, ExitStatus, Stdio
-from gha_apptainer.domain.documents import plain, to_json
+from gha_apptainer.domain.documents import to_json
 from gha_apptainer.domain.errors import DOCKER_FAILURE, EngineFailed, GhaError
 from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node import apptainer, files, process
-from gha_apptainer.node.engine import cgroups, flat, join, kernel, layers, namespaces, setup, starting, terminal
-from gha_apptainer.node.engine.logs import LogWriter
+from gha_apptainer.node.engine import channel as channels
+from gha_apptainer.node.engine import kernel, layers, namespaces, setup
 from gha_apptainer.node.engine.records import Records, Running
+from gha_apptainer.node.engine.signals import signal_process
 from gha_apptainer.node.images import uses
+from gha_apptainer.node.interpreter import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Dict, List, NoReturn, Optional, Tuple
+
+    from gha_apptainer.node.engine import flat, starting
+    from gha_apptainer.node.engine.logs import LogWriter
+    from gha_apptainer.node.interpreter import socket
 
 LOST_ROOT = "root file system lost"
 OWNER_GONE = "its owner is gone"
@@ -74,7 +80,7 @@ class Monitor:
             status = self._live()
             self._clean()
             self._finish(status)
-            self._send({"end": plain(status)})
+            self._send(channels.end_message(status))
         except GhaError as error:
             code = error.exit_code
             self._fail(error)
@@ -107,14 +113,18 @@ class Monitor:
         kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # id maps can only be written so; our caller may have closed himself to looks
         single = namespaces.enter_own(self._host)
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # its id maps are written; from here on nothing inside may look into us
-        self._root = layers.mount_root(job.root, self._host, job.layer, single=single, tell=lambda text: self._send({"note": text}))
+        self._root = layers.mount_root(job.root, self._host, job.layer, single=single, tell=self._note)
         binds = setup.fill_root(job.start, self._root, one_id=single)
         config = self._config()
         talk = self._records.path(identity, "apptainer.log")
-        self._held = setup.hold(self._host, job.start, self._root, binds, config=config, fresh_proc=job.fresh_proc, talk=talk)
+        self._held = setup.hold(
+            self._host, job.start, self._root, binds, config=config, fresh_proc=job.fresh_proc, talk=talk, meanwhile=self._load_the_rest
+        )
         real_root = not single and self._host.uid == 0
         rooms = setup.SHIELDED_SYS + (setup.SHIELDED_PROC if job.fresh_proc else ()) if real_root else ()
         setup.shield(self._held, read_only=not job.spec.writable, rooms=rooms)
+        from gha_apptainer.node.engine import cgroups, flat, starting
+
         one_id = namespaces.maps_one_id(self._held.init)
         record = flat.JoinRecord(
             boot=self._host.boot_id,
@@ -128,8 +138,6 @@ class Monitor:
             keyring=int(self._settings.keep_session_keyring),
             libs=starting.GPU_LIBRARIES if job.start.gpu else "",
         )
-        usual = job.spec.main or job.spec.usual
-        files.write_whole(self._records.path(identity, "exec"), flat.encode_settings(flat.ExecSettings(usual.env, usual.cwd, usual.user)))
         files.write_whole(self._records.path(identity, "join"), flat.encode(record))
         oom_before = cgroups.oom_kills()
         self._stop_watching()
@@ -138,6 +146,19 @@ class Monitor:
         self._announce()
         usage = self._wait()
         return self._judge(usage, oom_before)
+
+    def _load_the_rest(self) -> None:
+        """While Apptainer starts: what the container needs next, modules among it. Nothing may be loaded once a process is inside."""
+        from gha_apptainer.node.engine import cgroups, flat, join  # noqa: F401  # they are needed soon
+
+        request = self._job.spec.main
+        if request is not None and request.tty:
+            from gha_apptainer.node.engine import terminal  # noqa: F401
+        if self._stdio is None or not self._job.spec.remove:
+            from gha_apptainer.node.engine import logs  # noqa: F401
+        usual = request or self._job.spec.usual
+        settings = flat.ExecSettings(usual.env, usual.cwd, usual.user)
+        files.write_whole(self._records.path(self._job.identity, "exec"), flat.encode_settings(settings))
 
     def _watch_owner(self) -> None:
         """While the container is being made, however long that takes, an owner that goes away ends it: no command starts for nobody.
@@ -173,9 +194,11 @@ class Monitor:
         return path
 
     def _start_main(self, record: flat.JoinRecord) -> None:
+        from gha_apptainer.node.engine import join
+
         request = self._job.spec.main
         assert request is not None
-        mine, theirs = socket.socketpair()
+        mine, theirs = channels.pair()
         streams, closing = ((-1, -1, -1), []) if request.tty else self._streams()
         command = join.Command(
             request.argv,
@@ -185,7 +208,7 @@ class Monitor:
             *streams,
             create_cwd=request.create_cwd,
             terminal=theirs.fileno() if request.tty else -1,
-            open_terminal=terminal.open_inside,
+            open_terminal=_open_terminal,
         )
         try:
             self._main = join.spawn(record, command)
@@ -195,7 +218,7 @@ class Monitor:
             status = ExitStatus(failed.code, started=self._since, finished=time.time(), reason=failed.text, ran=False)
             self._clean()
             self._finish(status)
-            self._send({"end": plain(status)})
+            self._send(channels.end_message(status))
             os._exit(0)
         finally:
             mine.close()
@@ -205,11 +228,13 @@ class Monitor:
 
     def _take_terminal(self, mine: socket.socket) -> None:
         """The container's terminal goes to who sits at ours; without anybody it is read into the log."""
-        master = terminal.receive(mine)
+        _, master = channels.receive(mine)
         if self._stdio is not None:
-            terminal.send(self._channel, master)
+            channels.send_descriptor(self._channel, master)
             os.close(master)
             return
+        from gha_apptainer.node.engine.logs import LogWriter
+
         self._log = LogWriter(self._records.path(self._job.identity, "log"), self._settings.log_bytes, self._settings.log_files)
         self._pipes[master] = ("stdout", -1)
 
@@ -220,6 +245,8 @@ class Monitor:
         stdio = self._stdio
         if stdio is not None and self._job.spec.remove:
             return (stdio.stdin, stdio.stdout, stdio.stderr), []
+        from gha_apptainer.node.engine.logs import LogWriter
+
         self._log = LogWriter(self._records.path(self._job.identity, "log"), self._settings.log_bytes, self._settings.log_files)
         closing = []
         out = []
@@ -250,7 +277,7 @@ class Monitor:
             interactive=self._job.spec.interactive,
         )
         self._records.write(self._job.identity, "running.json", to_json(running))
-        self._send({"ready": plain(running)})
+        self._send(channels.message(channels.READY))
 
     # the long wait
 
@@ -327,7 +354,7 @@ class Monitor:
 
     def _channel_closed(self) -> bool:
         try:
-            return not self._channel.recv(1, socket.MSG_DONTWAIT)
+            return not self._channel.recv(1, channels.DONTWAIT)
         except BlockingIOError:
             return False
         except OSError:
@@ -374,30 +401,25 @@ class Monitor:
         if self._held is None:
             return
         held, self._held = self._held, None
-        try:
-            if process.alive(held.init, held.init_started):
-                os.kill(held.init, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        for pid, started in ((held.init, held.init_started), (held.starter, held.starter_started)):
+            signal_process(pid, started, signal.SIGKILL)  # Apptainer has nothing to clean up: mounts and helpers are ours
         os.close(held.life)
         deadline = time.monotonic() + _END_LIMIT
-        while time.monotonic() < deadline:
+        left = [held.starter, held.init]  # the second becomes our child when the first is gone
+        while left and time.monotonic() < deadline:
             self._main_ended = self._main_ended or self._reap_main()  # init ends only when every process of its namespace was reaped
-            try:
-                if os.waitpid(held.starter, os.WNOHANG)[0] == held.starter:
-                    break
-            except ChildProcessError:
-                break
-            select.select([held.gone], [], [], 0.002)
-            time.sleep(0.001)
-        else:
-            setup.end_starter(held.starter)
+            if process.reap(left[0], 0.0):
+                left.pop(0)
+            else:
+                time.sleep(0.0002)
         os.close(held.gone)
 
     def _judge(self, ended: Optional[Tuple[int, object]], oom_before: int) -> ExitStatus:
         finished = time.time()
         if ended is None:
             return ExitStatus(137, 9, started=self._since, finished=finished, reason=self._reason)
+        from gha_apptainer.node.engine import cgroups, join
+
         status, usage = ended
         code = join.exit_code(status)
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
@@ -439,20 +461,29 @@ class Monitor:
     def _fail(self, error: GhaError) -> None:
         """Leave nothing running; the record and the caller hear the same words."""
         signal.signal(signal.SIGIO, signal.SIG_IGN)
-        words = {"kind": type(error).__name__, "what": error.what, "cause": error.cause, "remedy": error.remedy}
+        cause = error.cause
         try:
             self._clean()
             if os.path.isdir(self._records.path(self._job.identity)):
                 self._finish(ExitStatus(DOCKER_FAILURE, started=self._since, finished=time.time(), reason=error.what))
         except (GhaError, OSError) as second:
-            words["cause"] = "%s; and then: %s" % (error.cause, second)
-        self._send({"error": words})
+            cause = "%s; and then: %s" % (error.cause, second)
+        self._send(channels.error_message(error, cause))
 
-    def _send(self, message: Dict[str, object]) -> None:
+    def _note(self, text: str) -> None:
+        self._send(channels.message(channels.NOTE, text))
+
+    def _send(self, message: bytes) -> None:
         try:
-            self._channel.send(json.dumps(message).encode())
+            self._channel.send(message)
         except OSError:
             pass  # who started us is gone; the record stays
+
+
+def _open_terminal(channel: int) -> int:
+    from gha_apptainer.node.engine.terminal import open_inside  # loaded before, by whoever asked for a terminal
+
+    return open_inside(channel)
 
 
 def _write_all(handle: int, data: bytes) -> None:

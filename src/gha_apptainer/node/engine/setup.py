@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
-import signal
 import time
-from typing import List, Tuple
 
 from gha_apptainer.domain.containers import BIND, TMPFS
 from gha_apptainer.domain.errors import EngineFailed, InputError, TimedOut
@@ -16,6 +15,11 @@ from gha_apptainer.node import apptainer, files, process
 from gha_apptainer.node.engine import kernel, namespaces, programs, rootpaths
 from gha_apptainer.node.engine.layers import Root
 from gha_apptainer.node.engine.starting import GPU_LIBRARIES, HOLDER, Placed, StartPlan
+from gha_apptainer.node.interpreter import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, List, Tuple
 
 END_LIMIT = 10.0
 """Seconds for what was killed to disappear; what hangs in the kernel cannot be waited for."""
@@ -28,6 +32,8 @@ APT::Sandbox::User "root";
 """apt.conf(5), the APT group: who downloads. An emulated switch would pass, but apt asks getgid(2) whether it came about."""
 _GPU_PROGRAMS = tuple("/usr/bin/nvidia-" + name for name in ("smi", "debugdump", "persistenced", "cuda-mps-control", "cuda-mps-server"))
 """The programs of Apptainer's nvliblist.conf, where drivers install them."""
+_REMOUNT = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY
+_CLOSED = kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV | kernel.MOUNT_ATTR_NOEXEC
 _KERNEL_ROOMS = ("/proc", "/sys", "/dev")
 SHIELDED_PROC = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs")
 SHIELDED_SYS = ("/sys",)
@@ -36,9 +42,10 @@ SHIELDED_SYS = ("/sys",)
 
 @dataclass(frozen=True)
 class Held:
-    """A container that is up: pids of Apptainer and of the container's init, and the pipe on whose other end its life hangs."""
+    """A container that is up: pids and start times of Apptainer and of the container's init, and the pipe on which its life hangs."""
 
     starter: int
+    starter_started: int
     init: int
     init_started: int
     life: int
@@ -124,9 +131,17 @@ def _make_source(one: Placed, image_path: str) -> None:
 
 
 def hold(
-    host: HostFacts, plan: StartPlan, root: Root, binds: Tuple[apptainer.Bind, ...], *, config: str, fresh_proc: bool, talk: str
+    host: HostFacts,
+    plan: StartPlan,
+    root: Root,
+    binds: Tuple[apptainer.Bind, ...],
+    *,
+    config: str,
+    fresh_proc: bool,
+    talk: str,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> Held:
-    """Start Apptainer around the holder and wait until it holds. What Apptainer says goes to the file `talk`.
+    """Start Apptainer around the holder and wait until it holds. What Apptainer says goes to the file `talk`; `meanwhile` is done first.
 
     Raises EngineFailed with Apptainer's own words, or TimedOut.
     """
@@ -139,13 +154,14 @@ def hold(
     os.close(life_in)
     os.close(ready_out)
     try:
+        meanwhile()
         _await_ready(ready_in, talk)
         init = namespaces.find_init(starter)
         started = process.start_time(init)
         if not init or not started:
             raise EngineFailed("the container ended while it was being started", cause=_said(talk))
         os.unlink(root.merged + HOLDER)
-        return Held(starter, init, started, life_out, ready_in)
+        return Held(starter, process.start_time(starter), init, started, life_out, ready_in)
     except BaseException:
         os.close(life_out)
         os.close(ready_in)
@@ -167,7 +183,8 @@ def _become_apptainer(argv: Tuple[str, ...], plan: StartPlan, ends: Tuple[int, i
             os.dup2(handle, number)
         os.chdir("/")
         # not the folder of Apptainer: it would try the FUSE programs there at every start, and we give it a plain directory
-        env = {"PATH": process.BASE_PATH, "HOME": "/", "LANG": "C.UTF-8"}
+        # GOGC: it starts four times over as a Go program, none of which lives long enough for a collection to pay
+        env = {"PATH": process.BASE_PATH, "HOME": "/", "LANG": "C.UTF-8", "GOGC": "off"}
         os.execve(argv[0], list(argv), env)
     except BaseException as error:  # noqa: BLE001  # the only way out of a forked process
         os.write(2, files.encode("cannot start %s: %s\n" % (argv[0], error)))
@@ -212,20 +229,29 @@ def shield(held: Held, *, read_only: bool, rooms: Tuple[str, ...]) -> None:
             handle = os.open("/proc/%d/ns/mnt" % held.init, os.O_RDONLY | os.O_CLOEXEC)
             host_self = os.open("/proc/self", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             kernel.setns(handle, kernel.CLONE_NEWNS)
-            remount = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY
             for path in rooms:
                 if os.path.exists(path):
                     kernel.mount(files.encode(path), files.encode(path), b"", kernel.MS_BIND | kernel.MS_REC)
-                    for place in _mounts_below(host_self, path):  # control groups lie below /sys, and a remount is not recursive
-                        kernel.mount(b"none", place, b"", remount | kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
+                    _close_room(path, host_self)
             if read_only:
-                kernel.mount(b"none", b"/", b"", remount | kernel.MS_NOSUID | kernel.MS_NODEV)
+                kernel.mount(b"none", b"/", b"", _REMOUNT | kernel.MS_NOSUID | kernel.MS_NODEV)
             os._exit(0)
         except OSError as error:
             os._exit(error.errno or 1)
     code = os.WEXITSTATUS(os.waitpid(child, 0)[1])
     if code:
         raise EngineFailed("cannot protect the container's root or kernel settings: %s" % os.strerror(code))
+
+
+def _close_room(path: str, host_self: int) -> None:
+    """Make a directory of the kernel's read-only, with every mount below it: control groups lie below /sys."""
+    try:
+        kernel.set_mount_attributes(files.encode(path), _CLOSED)
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
+        for place in _mounts_below(host_self, path):  # a remount is not recursive
+            kernel.mount(b"none", place, b"", _REMOUNT | kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
 
 
 def _mounts_below(host_self: int, path: str) -> Tuple[bytes, ...]:
