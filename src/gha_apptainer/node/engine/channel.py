@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 READY, NOTE, ERROR, END = "ready", "note", "error", "end"
 MESSAGE = 1 << 18
 """The largest message, in bytes."""
+END_LIMIT = 10.0
+"""Seconds for what was killed to disappear; what hangs in the kernel cannot be waited for."""
+READY_LIMIT = 300.0
+"""Seconds until a container must hold; CVMFS may have to fetch its files first."""
 DONTWAIT = socket.MSG_DONTWAIT
 _TEXT_LIMIT = 1 << 15
 _READERS: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "bool": lambda text: text == "True", "str": str}
@@ -41,6 +45,13 @@ def at(handle: int) -> socket.socket:
 def message(word: str, *texts: str) -> bytes:
     """A message as its packet. No field can hold a NUL; long ones are cut, so that a packet always fits."""
     return "\0".join([word, *[text.replace("\0", "?")[:_TEXT_LIMIT] for text in texts]]).encode("utf-8", "surrogateescape")
+
+
+def whole_message(*texts: str) -> bytes:
+    """A message of fields that must arrive whole: to send it fails if they are too long for a packet."""
+    if any("\0" in text for text in texts):
+        raise OSError("a field cannot hold NUL")
+    return "\0".join(texts).encode("utf-8", "surrogateescape")
 
 
 def read_message(data: bytes) -> Tuple[str, ...]:

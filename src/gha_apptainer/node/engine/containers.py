@@ -11,15 +11,12 @@ from gha_apptainer.domain.documents import to_json
 from gha_apptainer.domain.errors import DOCKER_FAILURE, EngineFailed, GhaError, HostUnfit, InputError, Refused, TimedOut
 from gha_apptainer.domain.findings import OK, WARN, Finding
 from gha_apptainer.domain.hosts import HostFacts
-from gha_apptainer.domain.images import SIF
 from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.node import files, process
+from gha_apptainer.node.engine import ahead, starting
 from gha_apptainer.node.engine import channel as channels
-from gha_apptainer.node.engine import kernel, layers, setup, starting
-from gha_apptainer.node.engine.monitor import Job, Monitor
 from gha_apptainer.node.engine.records import UNKNOWN, Records
 from gha_apptainer.node.engine.signals import forward_to, signal_number, signal_process
-from gha_apptainer.node.images.filesystems import NETWORK, measure
 from gha_apptainer.node.interpreter import signal
 
 TYPE_CHECKING = False
@@ -33,19 +30,9 @@ if TYPE_CHECKING:
 class ApptainerEngine:
     """The engine. Give it facts that were probed and settings that were read; it looks nothing up by itself."""
 
-    def __init__(
-        self,
-        host: HostFacts,
-        settings: NodeSettings,
-        *,
-        overlay_reason: Callable[[str, str], str],
-        sif_offset: Callable[[str], int],
-        tell: Callable[[str], None] = lambda _: None,
-        nature: Callable[[str], str] = lambda path: measure(path).nature,
-    ) -> None:
-        self._tell, self._nature = tell, nature
-        self._host, self._settings = host, settings
-        self._overlay_reason, self._sif_offset = overlay_reason, sif_offset
+    def __init__(self, host: HostFacts, settings: NodeSettings, tell: Callable[[str], None] = lambda _: None) -> None:
+        """`tell` hears of what costs time or space that nobody asked for, such as a private copy of an image."""
+        self._tell, self._host, self._settings = tell, host, settings
         self._records = Records(host.state_dir)
 
     # making and starting
@@ -98,7 +85,7 @@ class ApptainerEngine:
                 return ExitStatus(128 + cancelled.number, cancelled.number, reason="cancelled before its command started", ran=False)
             finally:
                 channel.close()
-                process.reap(monitor, setup.END_LIMIT)
+                process.reap(monitor, channels.END_LIMIT)
                 self._reap_quietly(identity)
 
     def _reap_quietly(self, identity: str) -> None:
@@ -136,68 +123,37 @@ class ApptainerEngine:
             if container.state == RUNNING:
                 raise InputError("container %s is running already" % container.name)
             spec = container.spec
-        base = records.path(identity)
-        layer = starting.layer_directory(identity, base, self._settings)
-        if os.path.dirname(layer) != base:
-            records.write(identity, "layer.path", layer)  # first: what is written down can be found again after a kill
-        os.makedirs(layer, mode=0o700, exist_ok=True)
-        foreign = layers.foreign_owner(spec.image, self._host)
-        lower = "" if spec.image.form == SIF else spec.image.rootfs
-        memory, image_file = self._layer_place(layer)
-        root = layers.plan_root(
-            spec.image,
-            self._host,
-            offset=self._sif_offset(spec.image.rootfs) if spec.image.form == SIF else 0,
-            foreign=foreign,
-            overlay_reason="" if foreign or image_file else self._overlay_reason("/dev/shm" if memory else layer, lower),
-            memory=memory,
-            image_file=image_file,
-        )
-        plan = starting.plan_start(spec, self._host, base, os.path.join(records.state, "volumes"), _resolv_conf())
         for name in ("exit.json", "running.json", "join", "monitor"):
-            files.remove_tree(os.path.join(base, name))
-        job = Job(identity, spec, root, plan, layer, attached, fresh_proc=not self._host.proc_reason)
+            files.remove_tree(records.path(identity, name))
+        given = ahead.give(identity, self._host, self._settings, stdio, attached=attached)
+        if given is not None:
+            return given[1], given[0] if attached else 0
         ours, theirs = channels.pair()
         child = os.fork()
         if child == 0:
-            self._in_child(job, ours, theirs, stdio, attached)
+            self._in_child(identity, spec, ours, theirs, stdio, attached)
         theirs.close()
         if not attached:
             os.waitpid(child, 0)  # the short-lived parent of a monitor that must not be our child
         return ours, child if attached else 0
 
-    def _layer_place(self, layer: str) -> Tuple[int, bool]:
-        """Bytes of memory for the writable layer, and whether it is in an image file, which is then there; else it lies as it is."""
-        nature = self._nature(layer)
-        if nature != NETWORK:
-            return 0, False
-        from gha_apptainer.node.engine import layer_image
-
-        if layer_image.kept(layer, self._host):
-            return 0, True
-        memory = layers.layer_memory(nature, self._settings.layer_memory, layers.available_memory())
-        if memory or not self._settings.layer_image_bytes:
-            return memory, False
-        reason = layer_image.make(layer, self._settings.layer_image_bytes, self._host, self._tell)
-        if reason:
-            self._tell("the writable layer lies on network storage as it is: " + reason)
-        return 0, not reason
-
-    def _in_child(self, job: Job, ours: socket.socket, theirs: socket.socket, stdio: Optional[Stdio], attached: bool) -> NoReturn:
+    def _in_child(
+        self, identity: str, spec: ContainerSpec, ours: socket.socket, theirs: socket.socket, stdio: Optional[Stdio], attached: bool
+    ) -> NoReturn:
         if not attached and os.fork():
             os._exit(0)
-        code = 70
         try:
+            from gha_apptainer.node.engine import monitor
+
             ours.close()
-            keep, channel = _keep_only(stdio, theirs)
-            Monitor(job, self._records, self._host, self._settings, channel, keep).main()
+            monitor.become(identity, spec, self._host, self._settings, theirs, stdio, attached=attached)
         finally:
-            os._exit(code)
+            os._exit(70)
 
     def _await_start(self, channel: socket.socket, foreground: Optional[Foreground] = None) -> Optional[ExitStatus]:
         """Until the monitor says ready (None), that the main process could not start (its status), or an error (raised)."""
         while True:
-            limit, watched = setup.READY_LIMIT + 60, [channel.fileno()]
+            limit, watched = channels.READY_LIMIT + 60, [channel.fileno()]
             if foreground is not None:
                 foreground.forward_if_started()
                 limit = foreground.early_limit()
@@ -206,7 +162,7 @@ class ApptainerEngine:
             if foreground is not None and foreground.wake in ready:
                 foreground.woken()
                 continue
-            if not ready and foreground is not None and limit < setup.READY_LIMIT:
+            if not ready and foreground is not None and limit < channels.READY_LIMIT:
                 continue
             if not ready:
                 raise TimedOut("the container's monitor does not answer")
@@ -432,36 +388,5 @@ class ApptainerEngine:
 
 
 def open_engine(host: HostFacts, settings: NodeSettings, tell: Callable[[str], None] = lambda _: None) -> ApptainerEngine:
-    """The engine as every face uses it, with the host's own probes and the SIF reader behind it.
-
-    `tell` hears of what costs time or space that nobody asked for, such as a private copy of an image.
-    """
-    from gha_apptainer.node.host import overlay_probe
-
-    def overlay_reason(upper_parent: str, lower: str) -> str:
-        return overlay_probe(upper_parent, lower, host)
-
-    def sif_offset(path: str) -> int:
-        from gha_apptainer.node.images.sif import read_sif
-
-        return read_sif(path).offset
-
-    return ApptainerEngine(host, settings, overlay_reason=overlay_reason, sif_offset=sif_offset, tell=tell)
-
-
-def _keep_only(stdio: Optional[Stdio], channel: socket.socket) -> Tuple[Optional[Stdio], socket.socket]:
-    """In the forked monitor: hold on to the given streams and the channel, close everything else that was open in the caller."""
-    import fcntl
-
-    wanted = [channel.fileno()] + ([stdio.stdin, stdio.stdout, stdio.stderr] if stdio else [])
-    kept = [fcntl.fcntl(handle, fcntl.F_DUPFD_CLOEXEC, 3) if handle >= 0 else -1 for handle in wanted]
-    channel.detach()
-    kernel.close_others({0, 1, 2, *kept})
-    return (Stdio(*kept[1:]) if stdio else None), channels.at(kept[0])
-
-
-def _resolv_conf() -> str:
-    try:
-        return files.decode(files.read_whole("/etc/resolv.conf", limit=1 << 20))
-    except OSError:
-        return ""
+    """The engine as every face uses it."""
+    return ApptainerEngine(host, settings, tell)

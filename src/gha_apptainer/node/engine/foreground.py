@@ -11,7 +11,6 @@ from gha_apptainer.domain.errors import DOCKER_FAILURE
 from gha_apptainer.domain.values import replace
 from gha_apptainer.node.engine import channel as channels
 from gha_apptainer.node.engine.records import Records
-from gha_apptainer.node.engine.setup import READY_LIMIT
 from gha_apptainer.node.engine.signals import CANCELLING, PROXIED, signal_name, signal_process, signal_session
 from gha_apptainer.node.interpreter import signal
 
@@ -87,7 +86,7 @@ class Foreground:
         """
         early = [number for number in self._pending if number in CANCELLING]
         if not early:
-            return READY_LIMIT + 60
+            return channels.READY_LIMIT + 60
         self._early = self._early or time.monotonic() + _EARLY
         left = self._early - time.monotonic()
         if left <= 0:

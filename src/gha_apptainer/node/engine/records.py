@@ -113,6 +113,11 @@ class Records:
 
     def discard(self, identity: str, status: Optional[ExitStatus] = None) -> None:
         """Remove a container's directory, layer and name; `status` stays behind for who still waits. Gone already is fine."""
+        for path in self.retire(identity, status):
+            files.remove_tree(path)
+
+    def retire(self, identity: str, status: Optional[ExitStatus] = None) -> Tuple[str, ...]:
+        """The first half of `discard`: from here on the container is not there any more. Gives the directories that are left to remove."""
         if status is not None:
             files.write_whole(os.path.join(self.state, "ended", identity + ".json"), to_json(status).encode())
         name, layer = self.name(identity), self.layer(identity)
@@ -120,11 +125,9 @@ class Records:
         try:
             os.rename(self.path(identity), going)
         except FileNotFoundError:
-            return
+            return ()
         self._release(name, identity)
-        if layer:
-            files.remove_tree(layer)
-        files.remove_tree(going)
+        return (layer, going) if layer else (going,)
 
     def _release(self, name: str, identity: str) -> None:
         claim = os.path.join(self.state, "names", name)

@@ -13,6 +13,7 @@ from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node import apptainer, files, process
 from gha_apptainer.node.engine import kernel, namespaces, programs, rootpaths
+from gha_apptainer.node.engine.channel import END_LIMIT, READY_LIMIT
 from gha_apptainer.node.engine.layers import Root
 from gha_apptainer.node.engine.starting import GPU_LIBRARIES, HOLDER, Placed, StartPlan
 from gha_apptainer.node.interpreter import signal
@@ -21,10 +22,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, List, Tuple
 
-END_LIMIT = 10.0
-"""Seconds for what was killed to disappear; what hangs in the kernel cannot be waited for."""
-READY_LIMIT = 300.0
-"""Seconds until a container must hold; CVMFS may have to fetch its files first."""
 _APT = "/etc/apt/apt.conf.d"
 _APT_ROOT = b"""// Written by gha-apptainer: this container has one user id, and apt checks that it could switch to its own.
 APT::Sandbox::User "root";
@@ -140,8 +137,12 @@ def hold(
     fresh_proc: bool,
     talk: str,
     meanwhile: Callable[[], None] = lambda: None,
+    early: Callable[[int, int], None] = lambda _init, _started: None,
 ) -> Held:
     """Start Apptainer around the holder and wait until it holds. What Apptainer says goes to the file `talk`; `meanwhile` is done first.
+
+    Between a root that is in place and the holder that runs in it Apptainer takes a fifth of its time. As soon as the first is seen,
+    `early` is called with the init's pid and start time; it must not let anything of the container run yet. It may never be called.
 
     Raises EngineFailed with Apptainer's own words, or TimedOut.
     """
@@ -155,7 +156,7 @@ def hold(
     os.close(ready_out)
     try:
         meanwhile()
-        _await_ready(ready_in, talk)
+        _await_ready(ready_in, talk, lambda: _root_in_place(starter, early))
         init = namespaces.find_init(starter)
         started = process.start_time(init)
         if not init or not started:
@@ -191,14 +192,33 @@ def _become_apptainer(argv: Tuple[str, ...], plan: StartPlan, ends: Tuple[int, i
     os._exit(127)
 
 
-def _await_ready(ready: int, talk: str) -> None:
+def _root_in_place(starter: int, early: Callable[[int, int], None]) -> bool:
+    """Whether the container's init has our root already, and all that Apptainer mounts in it before it changes to it."""
+    init = namespaces.find_init(starter)
+    if not init:
+        return False
+    try:
+        os.stat("/proc/%d/root%s" % (init, HOLDER))
+    except OSError:
+        return False
+    started = process.start_time(init)
+    if started:
+        early(init, started)
+    return True
+
+
+def _await_ready(ready: int, talk: str, look: Callable[[], bool]) -> None:
     deadline = time.monotonic() + READY_LIMIT
+    looks, pause = 100, 16  # milliseconds: earlier than the first look no root is in place, and a slow start needs no haste
     poller = select.poll()
     poller.register(ready, select.POLLIN | select.POLLHUP)
     while True:
         left = deadline - time.monotonic()
         if left <= 0:
             raise TimedOut("the container did not start within %d s" % READY_LIMIT, cause=_said(talk))
+        if looks > 0 and not poller.poll(pause):
+            looks, pause = 0 if look() else looks - 1, 2
+            continue
         if poller.poll(left * 1000):
             if os.read(ready, 1) == b"\n":
                 return
@@ -216,11 +236,22 @@ def _said(talk: str) -> str:
         return ""
 
 
-def shield(held: Held, *, read_only: bool, rooms: Tuple[str, ...]) -> None:
+def shield(host_self: int, *, read_only: bool, rooms: Tuple[str, ...]) -> None:
     """In the container's own mount namespace: make the root read-only, and the kernel's `rooms` (SHIELDED) where our root is the host's.
 
-    Root of an identity map is the host's uid 0 to /proc/sys, which asks for the id and not for capabilities.
+    Root of an identity map is the host's uid 0 to /proc/sys, which asks for the id and not for capabilities. `host_self` is the
+    host's /proc/self, held open. To be called before anything of the container runs. Raises OSError.
     """
+    for path in rooms:
+        if os.path.exists(path):
+            kernel.mount(files.encode(path), files.encode(path), b"", kernel.MS_BIND | kernel.MS_REC)
+            _close_room(path, host_self)
+    if read_only:
+        kernel.mount(b"none", b"/", b"", _REMOUNT | kernel.MS_NOSUID | kernel.MS_NODEV)
+
+
+def shield_held(held: Held, *, read_only: bool, rooms: Tuple[str, ...]) -> None:
+    """The same for a container that is only held open, where no command of ours enters first. Raises EngineFailed."""
     if not read_only and not rooms:
         return
     child = os.fork()
@@ -229,12 +260,7 @@ def shield(held: Held, *, read_only: bool, rooms: Tuple[str, ...]) -> None:
             handle = os.open("/proc/%d/ns/mnt" % held.init, os.O_RDONLY | os.O_CLOEXEC)
             host_self = os.open("/proc/self", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             kernel.setns(handle, kernel.CLONE_NEWNS)
-            for path in rooms:
-                if os.path.exists(path):
-                    kernel.mount(files.encode(path), files.encode(path), b"", kernel.MS_BIND | kernel.MS_REC)
-                    _close_room(path, host_self)
-            if read_only:
-                kernel.mount(b"none", b"/", b"", _REMOUNT | kernel.MS_NOSUID | kernel.MS_NODEV)
+            shield(host_self, read_only=read_only, rooms=rooms)
             os._exit(0)
         except OSError as error:
             os._exit(error.errno or 1)
