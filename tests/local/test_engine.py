@@ -444,3 +444,20 @@ def test_a_caller_who_reads_slowly_through_a_non_blocking_pipe_gets_all(driver: 
     )
     script = OUTPUT % (_root(driver), _usr(), reader)
     assert driver.run(script + "os.close(out)\nanswer([ended.exit_code, int(os.read(back, 100))])") == [0, 300000]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_processes_that_hang_in_the_kernel_are_told_and_never_success(driver: Driver, kept: bool) -> None:
+    """They cannot be had here at will, so the monitor is told that they are not gone yet."""
+    root = _root(driver)
+    said = driver.run(
+        "from gha_apptainer.node.engine import monitor\n"
+        "class Hanging:\n"
+        "    reap = staticmethod(lambda pid, limit: False)\n"
+        "    def __getattr__(self, name):\n        return getattr(process, name)\n"
+        "monitor.process, monitor._END_LIMIT = Hanging(), 0.2\n"
+        "main = ExecRequest(argv=('/usr/bin/true',), env=PATH)\n"
+        "ended = engine.run(spec(%r, main=main, mounts=(%s,), remove=%r), '', Stdio())\n"
+        "answer([ended.exit_code, ended.reason])" % (root, _usr(), not kept)
+    )
+    assert said[0] == 125 and "did not end within" in said[1]

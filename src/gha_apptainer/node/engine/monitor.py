@@ -18,6 +18,7 @@ from gha_apptainer.domain.documents import to_json
 from gha_apptainer.domain.errors import DOCKER_FAILURE, EngineFailed, GhaError
 from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.settings import NodeSettings
+from gha_apptainer.domain.values import replace
 from gha_apptainer.node import apptainer, files, process
 from gha_apptainer.node.engine import channel as channels
 from gha_apptainer.node.engine import deciding, kernel, layers, namespaces, setup
@@ -59,6 +60,7 @@ class Monitor:
         self._pipes: Dict[int, Tuple[str, int]] = {}
         self._main = 0
         self._dying: List[int] = []
+        self._unfinished = ""
         self._rooms: Tuple[str, ...] = ()
         self._command: Optional[join.Command] = None
         self._entered: Optional[join.Entered] = None
@@ -74,8 +76,7 @@ class Monitor:
         code = 0
         try:
             self._detach()
-            status = self._live()
-            self._finish(status)
+            status = self._finish(self._live())
             self._send(channels.end_message(status))
         except GhaError as error:
             code = error.exit_code
@@ -254,7 +255,7 @@ class Monitor:
                 self._take_terminal(mine)
         except join.JoinFailed as failed:
             status = ExitStatus(failed.code, started=self._since, finished=time.time(), reason=failed.text, ran=False)
-            self._finish(status)
+            status = self._finish(status)
             self._send(channels.end_message(status))
             os._exit(0)
         finally:
@@ -426,6 +427,7 @@ class Monitor:
         while self._pipes:
             ready = select.select(list(self._pipes), [], [], max(0.0, deadline - time.monotonic()))[0]
             if not ready:
+                self._unfinished = self._unfinished or "its output did not end within %g s of SIGKILL and may not be whole" % _END_LIMIT
                 break
             for handle in ready:
                 self._pump(handle, lambda _: None)
@@ -452,6 +454,7 @@ class Monitor:
         os.close(held.gone)
 
     def _await_gone(self) -> None:
+        """Until its processes are gone. One that hangs in the kernel cannot be waited for, and what it wrote or did is then not known."""
         left, self._dying = self._dying, []
         deadline = time.monotonic() + _END_LIMIT
         while left and time.monotonic() < deadline:
@@ -460,6 +463,8 @@ class Monitor:
                 left.pop(0)
             else:
                 time.sleep(0.0002)
+        if left:
+            self._unfinished = "its processes did not end within %g s of SIGKILL: output and files may not be whole" % _END_LIMIT
 
     def _judge(self, ended: Optional[Tuple[int, object]], oom_before: int) -> ExitStatus:
         finished = time.time()
@@ -501,21 +506,32 @@ class Monitor:
         except OSError:
             pass  # it expires by itself
 
-    def _finish(self, status: ExitStatus) -> None:
+    def _finish(self, status: ExitStatus) -> ExitStatus:
         """Everything of the container ends, then its record says how; one that is to be removed goes while the kernel takes it apart."""
         identity = self._job.identity
         if not self._job.spec.remove:
             self._clean()
+            status = self._whole(status)
             self._records.write(identity, "exit.json", to_json(status))
-            return
+            return status
         self._strike()
         if self._root is not None and self._root.helpers:
             self._await_gone()  # a process that waits for a FUSE program which we end would hang
         self._unmount()
         left = self._records.retire(identity, status)
         self._await_gone()
+        if self._whole(status) != status:
+            status = self._whole(status)
+            self._records.leave_end(identity, status)
         for path in left:
             files.remove_tree(path)
+        return status
+
+    def _whole(self, status: ExitStatus) -> ExitStatus:
+        """The status, never success where something of the container may not be finished."""
+        if not self._unfinished or status.reason:
+            return status
+        return replace(status, exit_code=status.exit_code or DOCKER_FAILURE, reason=self._unfinished)
 
     def _fail(self, error: GhaError) -> None:
         """Leave nothing running; the record and the caller hear the same words."""

@@ -119,7 +119,7 @@ class Records:
     def retire(self, identity: str, status: Optional[ExitStatus] = None) -> Tuple[str, ...]:
         """The first half of `discard`: from here on the container is not there any more. Gives the directories that are left to remove."""
         if status is not None:
-            files.write_whole(os.path.join(self.state, "ended", identity + ".json"), to_json(status).encode())
+            self.leave_end(identity, status)
         name, layer = self.name(identity), self.layer(identity)
         going = os.path.join(self.state, "containers", ".gone-%d-%d-%s-%s" % (*_me(), identity))
         try:
@@ -128,6 +128,10 @@ class Records:
             return ()
         self._release(name, identity)
         return (layer, going) if layer else (going,)
+
+    def leave_end(self, identity: str, status: ExitStatus) -> None:
+        """How a container ended that is removed, for who still waits."""
+        files.write_whole(os.path.join(self.state, "ended", identity + ".json"), to_json(status).encode())
 
     def _release(self, name: str, identity: str) -> None:
         claim = os.path.join(self.state, "names", name)
