@@ -325,6 +325,8 @@ class Forwarder:
         deadline = time.monotonic() + _DRAIN
 
         def drained() -> None:
+            for one in list(self._connections):
+                one.finish()
             if self._connections and time.monotonic() < deadline:
                 self._loop.later(0.005, drained)
             else:

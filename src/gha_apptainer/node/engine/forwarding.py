@@ -174,6 +174,11 @@ class Connection:
             events = select.EPOLLIN if not self._over[side] and not self._pending[1 - side] else 0
             self._loop.watch(end.fileno(), events | (select.EPOLLOUT if self._pending[side] else 0), call)
 
+    def finish(self) -> None:
+        """The far side's machine has ended: close as soon as all that came from there is delivered."""
+        if (self._over[1] or self._ends[1] is None) and not self._pending[0]:
+            self._close()
+
     def abort(self) -> None:
         """End both sides at once, with a reset."""
         for one in self._ends:

@@ -66,7 +66,7 @@ def _first_free(port: Port, name: str, records: Records) -> socket.socket:
 def _any_free(port: Port, name: str, records: Records) -> socket.socket:
     """A port that the kernel chooses, then bound by its number: only such a socket keeps its port while it does not listen."""
     for _ in range(_TRIES):
-        with _bound(port) as chosen:
+        with bind(port, name, records) as chosen:
             number = chosen.getsockname()[1]
         try:
             return _bound(replace(port, host=number))

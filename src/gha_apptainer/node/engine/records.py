@@ -112,13 +112,21 @@ class Records:
             os.rename(self.path(identity), going)
         except FileNotFoundError:
             return
-        self._release(name, identity)
+        self._release("names", name, identity)
+        for address in self._addresses():
+            self._release("addresses", address, identity)
         if layer:
             files.remove_tree(layer)
         files.remove_tree(going)
 
-    def _release(self, name: str, identity: str) -> None:
-        claim = os.path.join(self.state, "names", name)
+    def _addresses(self) -> Sequence[str]:
+        try:
+            return os.listdir(os.path.join(self.state, "addresses"))
+        except FileNotFoundError:
+            return ()
+
+    def _release(self, folder: str, name: str, identity: str) -> None:
+        claim = os.path.join(self.state, folder, name)
         try:
             if name and files.decode(files.read_whole(claim)).startswith(identity):
                 os.unlink(claim)
@@ -183,9 +191,13 @@ class Records:
         from gha_apptainer.node.engine import networks
 
         folder = os.path.join(self.state, "networks", network)
-        for entry in [*os.listdir(folder), ""]:
-            if not entry or not os.path.isdir(self.path(entry[:64])):
-                networks.leave(folder, entry or ".")
+        for entry in os.listdir(folder):
+            if not os.path.isdir(self.path(entry[:64])):  # the rest of the name tells that it was being written
+                networks.leave(folder, entry)
+        try:
+            os.rmdir(folder)
+        except OSError:
+            pass  # there are members, or it went with the last one
         return ""
 
     def _drop_name(self, name: str) -> str:
