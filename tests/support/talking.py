@@ -1,6 +1,6 @@
 """Words for scripts of `driving`: services in containers, and clients that talk to them."""
 
-# ruff: noqa: E501  # scripts for other processes stand here line by line
+# scripts for other processes stand here line by line
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ import signal
 import socket
 import time
 from functools import partial
-from typing import Dict, List, Mapping, Optional, Set, Tuple
+from typing import Callable, Dict, List, Mapping, Optional, Set, Tuple
 
 from gha_apptainer.domain.containers import NETWORK_HOST, TCP, UDP, Args, ContainerSpec, Port, Reach
 from gha_apptainer.domain.documents import to_json
