@@ -117,6 +117,10 @@ class Monitor:
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # its id maps are written; from here on nothing inside may look into us
         self._root = layers.mount_root(job.root, self._host, job.layer, single=single, tell=lambda text: self._send({"note": text}))
         binds = setup.fill_root(job.start, self._root, one_id=single)
+        if single and job.spec.switch_users:
+            from gha_apptainer.node.engine import switching
+
+            switching.place(self._root.merged, self._host.machine)
         config = self._config()
         talk = self._records.path(identity, "apptainer.log")
         self._held = setup.hold(self._host, job.start, self._root, binds, config=config, fresh_proc=job.fresh_proc, talk=talk)
