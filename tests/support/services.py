@@ -1,10 +1,11 @@
-"""Images in the shape of the official ones of PostgreSQL, Redis, nginx and MariaDB, from Debian packages: they start as root, give their data
-directory to their own user, and go on as that user by gosu or setpriv.
+"""Images in the shape of the official ones of PostgreSQL, Redis and nginx, from Debian packages: they start as root, give their
+data directory to their own user, and go on as that user by gosu or setpriv.
 """
+
+# ruff: noqa: E501  # scripts for other processes stand here line by line
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
@@ -82,11 +83,6 @@ def copy_image(source: str, target: Path) -> Path:
     subprocess.run(["cp", "-a", "--reflink=auto", source, str(target)], check=True, timeout=120)
     dress(target)
     return target
-
-
-def real_ids(tree: Path) -> None:
-    """What a store of root's holds: nothing belongs to an ordinary user."""
-    os.chown(tree, 0, 0)
 
 
 WORDS = r"""

@@ -10,8 +10,9 @@ as a native int and exits with 127. It is the last program of ours in a containe
 of the host, so that a container that opens its /proc/PID/exe has nothing to write to
 (https://nvd.nist.gov/vuln/detail/CVE-2019-5736).
 
-Switcher: makes a user namespace whose maps of uids and gids are argv[1] and argv[2] ("999 0 1"), then `execve(argv[3], &argv[4], environ)`.
-If it cannot, it says so on descriptor 2 and exits with 126. `switching` puts it into containers, for the programs that change the user there.
+Switcher: makes a user namespace whose maps of uids and gids are argv[1] and argv[2] ("999 0 1"), then `execve(argv[3], &argv[4],
+environ)`. If it cannot, it says so on descriptor 2 and exits with 126. `switching` puts it into containers, for the programs that change
+the user there.
 
 Filter: an array of struct sock_filter for seccomp(2), SECCOMP_SET_MODE_FILTER. It emulates root where one id is mapped: the
 calls below are answered with success and do nothing; every other call, and every ABI but the machine's own and its
