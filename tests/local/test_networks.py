@@ -181,3 +181,28 @@ def test_nobody_else_uses_a_loopback_port(driver: Driver, root: str) -> None:
     assert child.returncode == 0, err
     assert asked.stdout.split() == [b"ConnectionResetError"] * 3 + [b"TimeoutError"], asked
     assert json.loads(out.splitlines()[-1]) == ["x|end", "running"]
+
+
+def test_names_are_written_in_the_containers_own_view(driver: Driver, root: str) -> None:
+    """A container that makes /etc/hosts a link, or /etc itself, has its own file changed and nothing of the host's."""
+    outside = driver.images / "outside"
+    outside.mkdir()
+    (outside / "hosts").write_text("untouched\n")
+    driver.own(outside)
+    said = driver.run(
+        TALK + "outside = %r\n"
+        "one = service(%r, 'echo', '0.0.0.0', 80, name='one', network_name='n')\n"
+        "two = service(%r, 'echo', '0.0.0.0', 80, name='two', network_name='n', writable=False)\n"
+        "made = [run(one, '/usr/bin/sh', '-c', 'mv /etc /old; ln -s %%s /etc; mkdir -p %%s' %% (outside, outside)),"
+        " run(two, '/usr/bin/sh', '-c', 'echo x > /etc/hosts')]\n"
+        "three = service(%r, 'echo', '0.0.0.0', 80, name='three', network_name='n')\n"
+        "inside = until(lambda: 'three' in run(one, '/usr/bin/cat', outside + '/hosts')['out'])\n"
+        "fixed = until(lambda: 'three' in run(two, '/usr/bin/cat', '/etc/hosts')['out'])\n"
+        "run(three, '/usr/bin/sh', '-c', 'rm /etc/hosts; mkfifo /etc/hosts')\n"
+        "engine.remove(two)\n"
+        "again = until(lambda: run(three, '/usr/bin/grep', '-c', 'one', '/etc/hosts')['out'] == '1\\n')\n"
+        "answer([[x['code'] for x in made], inside, fixed, again, engine.get(three).state])" % (str(outside), root, root, root)
+    )
+    assert said == [[0, 2 if said[0][1] == 2 else 1], True, True, True, "running"]
+    assert (outside / "hosts").read_text() == "untouched\n"
+    assert os.listdir(outside) == ["hosts"]

@@ -15,20 +15,23 @@ import resource
 import select
 import signal
 import socket
+import sys
 import time
 from functools import partial
 from typing import Callable, Dict, List, Mapping, Optional, Set, Tuple
 
 from gha_apptainer.domain.containers import NETWORK_HOST, TCP, UDP, Args, ContainerSpec, Port, Reach
 from gha_apptainer.domain.documents import to_json
+from gha_apptainer.domain.errors import GhaError
 from gha_apptainer.node import files, process
-from gha_apptainer.node.engine import kernel, links, namespaces, networks, ports, rootpaths
+from gha_apptainer.node.engine import kernel, namespaces, networks, ports, rootpaths
 from gha_apptainer.node.engine.datagrams import Datagrams
 from gha_apptainer.node.engine.elsewhere import Elsewhere
 from gha_apptainer.node.engine.forwarding import Connection, Dial, Listener, Loop, connecting, dial_here
 from gha_apptainer.node.engine.gates import Gate, dial_gate
 from gha_apptainer.node.engine.records import Records
 from gha_apptainer.node.engine.sockets import Address, Table, by_port, overlaps
+from gha_apptainer.node.host import links
 
 READY = b"r"
 GATE = "gate"
@@ -36,6 +39,7 @@ _PACES = ((3.0, 0.02), (60.0, 0.1), (float("inf"), 0.25))
 """Up to which age of the forwarder how often is looked for new listeners and members."""
 _RETRY = 1.0  # seconds until a port that could not be had is tried again
 _DRAIN = 2.0  # seconds in which connections of an ended container may deliver what they hold
+_HOSTS_LIMIT = 5.0  # seconds to write a small file
 LOOPBACKS = ["127.0.0.1", "::1"]
 
 
@@ -287,12 +291,25 @@ class Forwarder:
         return bound
 
     def _write_hosts(self, lines: Tuple[Tuple[str, Args], ...]) -> None:
-        path = rootpaths.resolve(self._root, "/etc/hosts")
-        try:
-            before = files.decode(files.read_whole(path, limit=1 << 20))
-        except OSError:
-            before = ""
-        files.write_whole(path, files.encode(networks.hosts_with(before, lines)), mode=0o644)
+        """In the container's own view, where its links lead nowhere else; a read-only root can only be written from outside, and no
+        program in there can put a link in our way.
+        """
+        if not self._spec.writable:
+            _renew_hosts(rootpaths.resolve(self._root, "/etc/hosts"), lines)
+            return
+        child = os.fork()
+        if child == 0:
+            try:
+                kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+                handle = os.open("/proc/%d/ns/mnt" % self._init, os.O_RDONLY | os.O_CLOEXEC)
+                sys.meta_path.clear()  # an import from here on would be the image's code
+                kernel.setns(handle, kernel.CLONE_NEWNS)
+                _renew_hosts("/etc/hosts", lines)
+            finally:
+                os._exit(0)  # names that cannot be written are missing; that is all there is to say here
+        if not process.reap(child, _HOSTS_LIMIT):
+            os.kill(child, signal.SIGKILL)
+            process.reap(child, _HOSTS_LIMIT)
 
     def _tell(self) -> None:
         """Our own word, for people and for the other members, when it has changed."""
@@ -333,6 +350,14 @@ class Forwarder:
                 self._loop.running = False
 
         drained()
+
+
+def _renew_hosts(path: str, lines: Tuple[Tuple[str, Args], ...]) -> None:
+    try:
+        before = files.decode(files.read_whole(path, limit=1 << 20))
+    except (OSError, GhaError):
+        before = ""
+    files.write_whole(path, files.encode(networks.hosts_with(before, lines)), mode=0o644)
 
 
 def _new_network() -> None:
