@@ -131,7 +131,7 @@ class Bench:
 
     def ours(self, *words: str) -> tuple[str, ...]:
         """Our command in a cold process, as hooks and the action start it."""
-        return (sys.executable, "-I", "-S", str(SRC), *words)
+        return (sys.executable, "-I", "-S", str(SRC / "__main__.py"), *words)
 
     def call(self, argv: Sequence[str], *, wrapped: bool = False) -> None:
         """Run something that is not timed; a failure ends the benchmark."""

@@ -6,12 +6,15 @@ import os
 import signal
 import time
 from contextlib import contextmanager
-from typing import Iterator, List, Mapping, Tuple
 
 from gha_apptainer.domain.containers import GPU_NVIDIA, Args
 from gha_apptainer.domain.errors import GhaError
 from gha_apptainer.node import process
 from gha_apptainer.node.files import decode, read_whole
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterator, List, Mapping, Tuple
 
 QUERY: Args = ("nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits")
 INTERVAL = 5.0

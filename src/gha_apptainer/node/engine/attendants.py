@@ -110,6 +110,13 @@ class Attendants:
             self._published = ports.open_published(spec, name, records)
             self._early = ports.early(spec)
 
+    def load(self) -> None:
+        """What they will need, while there is time."""
+        if self._spec.network == NETWORK_PRIVATE or self._spec.network_name:
+            from gha_apptainer.node.engine import forwarder  # noqa: F401
+        if self._spec.health is not None:
+            from gha_apptainer.node.engine import health_checks  # noqa: F401
+
     def start(self, init: int, root: str, record: JoinRecord, since: float) -> None:
         """Start what the container needs, before its main process. Raises EngineFailed."""
         spec = self._spec

@@ -20,6 +20,7 @@ SIGCHLD = 17
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC = 1, 2, 4, 8, 32, 4096, 16384
 MS_PRIVATE, MS_SLAVE = 1 << 18, 1 << 19
 MNT_DETACH = 2
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 1, 2, 4, 8
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_READ, PR_CAPBSET_DROP = 1, 4, 23, 24
 PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP = 36, 38, 22
@@ -31,7 +32,8 @@ DOCKER_CAPABILITIES = sum(1 << bit for bit in (0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 1
 LAST_CAPABILITY = 63
 
 _KEYCTL = {"x86_64": 250, "aarch64": 219}
-_CLOSE_RANGE = 436
+_CLOSE_RANGE, _MOUNT_SETATTR = 436, 442
+_AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 _CLONE = {"x86_64": 56, "aarch64": 220}
 KEYCTL_JOIN_SESSION_KEYRING = 1
 
@@ -66,6 +68,18 @@ def mount(source: bytes, target: bytes, kind: bytes, flags: int, data: bytes = b
     """man 2 mount."""
     done = _libc.mount(source or None, target, kind or None, ctypes.c_ulong(flags), data or None)
     _check(done, "mount %s" % os.fsdecode(target))
+
+
+class _MountAttributes(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint64) for name in ("attr_set", "attr_clr", "propagation", "userns_fd")]
+
+
+def set_mount_attributes(path: bytes, attributes: int) -> None:
+    """man 2 mount_setattr, for every mount at and below `path` at once; ENOSYS before Linux 5.12."""
+    wanted = _MountAttributes(attributes, 0, 0, 0)
+    number, size = ctypes.c_long(_MOUNT_SETATTR), ctypes.c_size_t(ctypes.sizeof(wanted))
+    done = _libc.syscall(number, ctypes.c_int(_AT_FDCWD), path, ctypes.c_uint(_AT_RECURSIVE), ctypes.byref(wanted), size)
+    _check(done, "mount_setattr %s" % os.fsdecode(path))
 
 
 def unmount(target: bytes, flags: int = MNT_DETACH) -> None:

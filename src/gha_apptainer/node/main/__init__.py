@@ -88,10 +88,21 @@ def _dispatch(verb: str, rest: Tuple[str, ...], more: Sequence[Tuple[str, str]])
         code = enter.main(list(rest))
         if code is not None:
             return code
-    module, name, _ = VERBS[verb]
-    from importlib import import_module
+    if verb in ("run", "start"):
+        from gha_apptainer.node.engine import ahead
 
-    function: Callable[..., int] = getattr(import_module(module), name)
+        ahead.begin()
+        try:
+            return _called(verb, rest)
+        finally:
+            ahead.abandon()
+    return _called(verb, rest)
+
+
+def _called(verb: str, rest: Tuple[str, ...]) -> int:
+    module, name, _ = VERBS[verb]
+    __import__(module)  # loading importlib for it would cost more than most verbs
+    function: Callable[..., int] = getattr(sys.modules[module], name)
     if module.startswith(_HERE) and verb in DOCKER_LIKE:
         return function(rest, _context())
     return function(rest)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from typing import Callable, Dict, List, Sequence, Tuple
 
 from gha_apptainer.domain.containers import CREATED, EXITED, RUNNING, STARTING, TCP, Args, Container, HealthState
 from gha_apptainer.domain.docker_options import ParsedOptions
@@ -13,6 +12,10 @@ from gha_apptainer.domain.docker_values import whole
 from gha_apptainer.domain.errors import InputError, Refused
 from gha_apptainer.node.main import tell
 from gha_apptainer.node.main.context import Context, each
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Dict, List, Sequence, Tuple
 
 PS_VERSION = 1
 """Version of the document that `ps --json` prints."""
