@@ -206,3 +206,72 @@ def test_names_are_written_in_the_containers_own_view(driver: Driver, root: str)
     assert said == [[0, 2 if said[0][1] == 2 else 1], True, True, True, "running"]
     assert (outside / "hosts").read_text() == "untouched\n"
     assert os.listdir(outside) == ["hosts"]
+
+
+def test_a_port_that_somebody_has_on_all_addresses_is_told_and_leaves_the_network_alone(driver: Driver, root: str) -> None:
+    said = driver.run(
+        TALK + "other = socket.create_server(('0.0.0.0', 0))\n"
+        "busy = other.getsockname()[1]\n"
+        "one = service(%r, 'echo', '0.0.0.0', busy, name='one', network_name='n')\n"
+        "two = engine.create(spec(%r, mounts=USR, network='private', network_name='n'))\n"
+        "engine.start(two)\n"
+        "blocked = until(lambda: list(engine.get(one).reach.blocked))\n"
+        'ask = \'import socket,sys; s=socket.create_connection(("one",int(sys.argv[1])),5); s.sendall(b"p"); s.shutdown(1); print(s.makefile().read())\'\n'
+        "inner = until(lambda: run(two, '/usr/bin/python3', '-I', '-c', ask, str(busy))['out'])\n"
+        "other.close()\n"
+        "answer([busy, blocked, inner, until(lambda: say(engine.get(one).reach.address, busy) == 'x|end'), list(engine.get(one).reach.blocked)])"
+        % (root, root)
+    )
+    busy, blocked, inner, freed, after = said
+    assert len(blocked) == 1
+    assert "port %d" % busy in blocked[0] and "0.0.0.0:%d" % busy in blocked[0]
+    assert inner == "p|end\n"
+    assert freed is True
+    assert after == []
+
+
+@pytest.mark.case("hooks-56")
+def test_many_members_on_one_port_all_reach_each_other(driver: Driver, root: str) -> None:
+    said = driver.run(
+        TALK + "import threading\n"
+        "names = ['m%%d' %% at for at in range(6)]\n"
+        "made = {name: service(%r, 'hello', '0.0.0.0', 80, name=name, hostname=name, network_name='crowd', start=False) for name in names}\n"
+        "children = []\n"
+        "for one in made.values():\n"
+        "    pid = os.fork()\n"
+        "    if pid == 0:\n"
+        "        engine.start(one)\n"
+        "        os._exit(0)\n"
+        "    children.append(pid)\n"
+        "codes = [os.waitpid(pid, 0)[1] for pid in children]\n"
+        "for one in made.values(): opened(one, 80)\n"
+        "ask = 'import socket,sys\\nfor n in sys.argv[1:]:\\n s=socket.create_connection((n,80),5); s.shutdown(1); print(s.makefile().read())'\n"
+        "answer([codes, [until(lambda: (lambda x: x['out'] if x['code'] == 0 else '')(run(one, '/usr/bin/python3', '-I', '-c', ask, *names))) for one in made.values()]])"
+        % root
+    )
+    assert said[0] == [0] * 6
+    assert said[1] == ["".join("m%d|end\n" % at for at in range(6))] * 6
+
+
+def test_a_monitor_killed_at_any_moment_of_the_start_leaves_nothing(driver: Driver, root: str) -> None:
+    """`driver` sees to it that no process is left; here: no name, no address, no membership."""
+    said = driver.run(
+        TALK + "found = []\n"
+        "for delay in (0, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1):\n"
+        "    one = service(%r, 'echo', '0.0.0.0', 80, name='one', network_name='n', ports=(Port(80),), start=False)\n"
+        "    pid = os.fork()\n"
+        "    if pid == 0:\n"
+        "        try: engine.start(one)\n"
+        "        except GhaError: pass\n"
+        "        os._exit(0)\n"
+        "    path = facts.state_dir + '/containers/' + one + '/monitor'\n"
+        "    until(lambda: os.path.exists(path))\n"
+        "    time.sleep(delay)\n"
+        "    os.kill(int(open(path).read().split()[0]), 9)\n"
+        "    os.waitpid(pid, 0)\n"
+        "    engine.remove(one)\n"
+        "    engine.reap()\n"
+        "    found.append([len(os.listdir(facts.state_dir + '/' + name)) for name in ('names', 'addresses', 'networks') if os.path.isdir(facts.state_dir + '/' + name)])\n"
+        "answer(found)" % root
+    )
+    assert all(sum(one) == 0 for one in said), said
