@@ -518,7 +518,7 @@ _OWN = (
     Option("force", "kill it first if it runs", "f", verbs=(REMOVE,)),
     Option("volumes", "its anonymous volumes go with it; this changes nothing", "v", verbs=(REMOVE,)),
     Option("all", "show those that do not run as well", "a", verbs=(PS,)),
-    Option("filter", "show those with id=, name=, label=, status= or ancestor=", "f", "KEY=VALUE", True, (PS,)),
+    Option("filter", "show those with id=, name=, label=, status=, health=, network= or ancestor=", "f", "KEY=VALUE", True, (PS,)),
     Option("format", "table or json; templates are not understood", "", "FORMAT", verbs=(PS,)),
     Option("format", "only json, which it is anyway; templates are not understood", "f", "FORMAT", verbs=(INSPECT,)),
     Option("json", "one JSON document", verbs=(PS, INSPECT)),

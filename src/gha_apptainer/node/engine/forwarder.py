@@ -21,7 +21,7 @@ from typing import Callable, Dict, List, Optional, Set, Tuple
 from gha_apptainer.domain.containers import NETWORK_HOST, TCP, UDP, ContainerSpec, Port, Reach
 from gha_apptainer.domain.documents import to_json
 from gha_apptainer.node import files
-from gha_apptainer.node.engine import kernel, ports
+from gha_apptainer.node.engine import attendants, kernel, ports
 from gha_apptainer.node.engine.datagrams import Datagrams
 from gha_apptainer.node.engine.elsewhere import Elsewhere, bound_socket
 from gha_apptainer.node.engine.forwarding import Connection, Dial, Listener, Loop, connecting, dial_here
@@ -64,6 +64,7 @@ class Forwarder:
         self._retry: Dict[int, float] = {}
         self._told: Tuple[object, ...] = ()
         self._since = time.monotonic()
+        self.started = False
         self._members: Optional[Members] = None
         if spec.network_name:
             self._members = Members(records, identity, spec, init, root, self._loop, self._connections)
@@ -71,13 +72,13 @@ class Forwarder:
     def run(self, life: int, ready: int) -> None:
         """Until the other end of `life` is closed; `ready` gets READY when everything that is known is in place."""
         os.chdir(self._records.path(self._identity))
-        _raise_files()
         if self._private:
             self._enter()
             self._gate = Gate(self._loop, GATE, self._connect)
             self._publish()
         self._look()
         self._loop.watch(life, select.EPOLLIN, lambda _: self._end())
+        self.started = True
         os.write(ready, READY)
         os.close(ready)
         self._loop.run()
@@ -280,16 +281,20 @@ def _raise_files() -> None:
 def serve(make: Callable[[], Forwarder], life: int, ready: int, keep: Set[int]) -> None:
     """In a fresh child of the monitor: be that forwarder, and nothing of what the monitor was. Never returns."""
     code = 0
+    made: Optional[Forwarder] = None
     try:
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         kernel.close_others({0, 1, 2, life, ready, *keep})
-        make().run(life, ready)
+        _raise_files()
+        made = make()
+        made.run(life, ready)
     except BaseException as error:  # noqa: BLE001  # the only way out of a forked process
         code = 70
-        try:
-            os.write(ready, files.encode("%s: %s" % (type(error).__name__, error))[:400])
-        except OSError:
-            pass  # it had said that it was ready; the monitor sees the end
+        words = files.encode("%s: %s" % (type(error).__name__, error))[:400]
+        if made is None or not made.started:
+            os.write(ready, words)
+        else:
+            files.write_whole(attendants.LAST_WORDS, words)  # the monitor sees the end, and reads why
     os._exit(code)
