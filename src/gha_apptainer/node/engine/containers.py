@@ -6,12 +6,13 @@ import os
 import select
 import time
 
-from gha_apptainer.domain.containers import RUNNING, Container, ContainerSpec, ExecRequest, ExitStatus, LogLine, Stdio
+from gha_apptainer.domain.containers import NETWORK_PRIVATE, RUNNING, Container, ContainerSpec, ExecRequest, ExitStatus, LogLine, Stdio
 from gha_apptainer.domain.documents import to_json
 from gha_apptainer.domain.errors import DOCKER_FAILURE, EngineFailed, GhaError, HostUnfit, InputError, Refused, TimedOut
 from gha_apptainer.domain.findings import OK, WARN, Finding
 from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.settings import NodeSettings
+from gha_apptainer.domain.values import replace
 from gha_apptainer.node import files, process
 from gha_apptainer.node.engine import channel as channels
 from gha_apptainer.node.engine import monitor, starting
@@ -46,6 +47,10 @@ class ApptainerEngine:
         self.reap()
         identity = os.urandom(32).hex()
         full = starting.named(spec, identity)
+        if full.network == NETWORK_PRIVATE:
+            from gha_apptainer.node.engine import networks
+
+            full = replace(full, address=networks.claim_address(self._records, identity, full.owner.scope, name or identity))
         self._records.add(identity, full, name)
         return identity, full
 
@@ -123,7 +128,7 @@ class ApptainerEngine:
             if container.state == RUNNING:
                 raise InputError("container %s is running already" % container.name)
             spec = container.spec
-        for name in ("exit.json", "running.json", "join", "monitor"):
+        for name in ("exit.json", "running.json", "join", "monitor", "reach.json", "health.json"):
             files.remove_tree(records.path(identity, name))
         ours, theirs = channels.pair()
         child = os.fork()
@@ -270,6 +275,12 @@ class ApptainerEngine:
             if left <= 0:
                 return None
             time.sleep(min(left, 0.01))
+
+    def wait_healthy(self, id: str, timeout: float) -> str:
+        """Until its health is known: "healthy", "unhealthy", "exited", or "starting" when `timeout` seconds are over."""
+        from gha_apptainer.node.engine import health
+
+        return health.wait(lambda: self.get(id), timeout)
 
     # reporting
 

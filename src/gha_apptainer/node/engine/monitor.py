@@ -21,7 +21,7 @@ from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.domain.values import replace
 from gha_apptainer.node import apptainer, files, process
 from gha_apptainer.node.engine import channel as channels
-from gha_apptainer.node.engine import deciding, kernel, layers, namespaces, setup
+from gha_apptainer.node.engine import deciding, kernel, layers, namespaces, setup, starting
 from gha_apptainer.node.engine.records import Records, Running
 from gha_apptainer.node.engine.signals import signal_process
 from gha_apptainer.node.images import uses
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from typing import Callable, Dict, List, NoReturn, Optional, Tuple
 
     from gha_apptainer.node.engine import flat, join
+    from gha_apptainer.node.engine.attendants import Attendants
     from gha_apptainer.node.engine.logs import LogWriter
     from gha_apptainer.node.interpreter import socket
 
@@ -68,6 +69,7 @@ class Monitor:
         self._main_ended: Optional[Tuple[int, object]] = None
         self._reason = ""
         self._use = uses.Use("")
+        self._attendants: Optional[Attendants] = None
         self._renew_at = 0.0
         self._since = time.time()
 
@@ -108,11 +110,19 @@ class Monitor:
         job = self._job = deciding.decide(self._job, self._records, self._host, self._settings, tell=self._note)
         self._use = uses.use(job.spec.image, self._settings, self._host, identity)
         self._renew_at = time.monotonic() + uses.RENEW_USE
+        if starting.attended(job.spec):
+            from gha_apptainer.node.engine.attendants import Attendants
+
+            self._attendants = Attendants(self._records, identity, job.spec)
         kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # id maps can only be written so; our caller may have closed himself to looks
         single = namespaces.enter_own(self._host)
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # its id maps are written; from here on nothing inside may look into us
         self._root = layers.mount_root(job.root, self._host, job.layer, single=single, tell=self._note)
         binds = setup.fill_root(job.start, self._root, one_id=single)
+        if single and job.spec.switch_users:
+            from gha_apptainer.node.engine import switching
+
+            switching.place(self._root.merged, self._host.machine)
         config = self._config()
         talk = self._records.path(identity, "apptainer.log")
         real_root = not single and self._host.uid == 0
@@ -133,6 +143,8 @@ class Monitor:
         record = self._join_record(self._held.init, self._held.init_started)
         oom_before = cgroups.oom_kills()
         self._stop_watching()
+        if self._attendants is not None:
+            self._attendants.start(self._held.init, self._root.merged, record, self._since)
         if job.spec.main is None:
             setup.shield_held(self._held, read_only=not job.spec.writable, rooms=self._rooms)
         else:
@@ -146,6 +158,8 @@ class Monitor:
         """While Apptainer starts: what the container needs next, modules among it. Nothing may be loaded once a process is inside."""
         from gha_apptainer.node.engine import cgroups, flat, join  # noqa: F401  # they are needed soon
 
+        if self._attendants is not None:
+            self._attendants.load()
         request = self._job.spec.main
         if request is not None and request.tty:
             from gha_apptainer.node.engine import terminal  # noqa: F401
@@ -189,7 +203,7 @@ class Monitor:
         return path
 
     def _join_record(self, init: int, started: int) -> flat.JoinRecord:
-        from gha_apptainer.node.engine import flat, starting
+        from gha_apptainer.node.engine import flat
 
         one_id = namespaces.maps_one_id(init)
         return flat.JoinRecord(
@@ -357,6 +371,11 @@ class Monitor:
             if ended is None and self._root is not None and layers.lost_helper(self._root.helpers) is not None:
                 self._reason = LOST_ROOT
                 self._kill()
+            if ended is None and self._attendants is not None and not self._is_down():
+                lost = self._attendants.check()
+                if lost:
+                    self._reason = lost
+                    self._kill()
         self._check_root()
         self._strike()
         if self._pipes:
@@ -488,6 +507,8 @@ class Monitor:
         self._unmount()
 
     def _unmount(self) -> None:
+        if self._attendants is not None:
+            self._attendants.end()
         if self._root is None:
             return
         root, self._root = self._root, None

@@ -4,9 +4,11 @@ Layout of the state directory:
 
     containers/ID/       spec.json, owner (pid, start time, 1 if it is removed at its end); monitor (pid and start time), running.json,
                          join while it runs; exit.json at the end;
+                         reach.json (ports) and gate (a socket) by its forwarder, health.json by its health check;
                          log/, layer/ (or a link to where it lies), fs/ (hosts, tmp, …), volumes/ (anonymous)
     names/NAME           "ID PID STARTED PLACE": who holds a name, and the process that claimed it
     volumes/NAME/        named volumes
+    addresses/, networks/   see `networks`; made when there is something to put in them
     ended/ID.json        how a container ended that is removed already
 
 Everything is published by rename or link, so that a reader sees all of it or nothing. A directory is being made while its name begins
@@ -19,7 +21,17 @@ from __future__ import annotations
 import os
 import time
 
-from gha_apptainer.domain.containers import CREATED, EXITED, RUNNING, Container, ContainerSpec, ExitStatus
+from gha_apptainer.domain.containers import (
+    CREATED,
+    EXITED,
+    NETWORK_HOST,
+    RUNNING,
+    Container,
+    ContainerSpec,
+    ExitStatus,
+    HealthState,
+    Reach,
+)
 from gha_apptainer.domain.documents import from_json, to_json
 from gha_apptainer.domain.errors import DOCKER_FAILURE, GhaError, InputError, Untrusted
 from gha_apptainer.domain.findings import OK, WARN, Finding
@@ -126,15 +138,23 @@ class Records:
             os.rename(self.path(identity), going)
         except FileNotFoundError:
             return ()
-        self._release(name, identity)
+        self._release("names", name, identity)
+        for address in self._addresses():
+            self._release("addresses", address, identity)
         return (layer, going) if layer else (going,)
 
     def leave_end(self, identity: str, status: ExitStatus) -> None:
         """How a container ended that is removed, for who still waits."""
         files.write_whole(os.path.join(self.state, "ended", identity + ".json"), to_json(status).encode())
 
-    def _release(self, name: str, identity: str) -> None:
-        claim = os.path.join(self.state, "names", name)
+    def _addresses(self) -> Sequence[str]:
+        try:
+            return os.listdir(os.path.join(self.state, "addresses"))
+        except FileNotFoundError:
+            return ()
+
+    def _release(self, folder: str, name: str, identity: str) -> None:
+        claim = os.path.join(self.state, folder, name)
         try:
             if name and files.decode(files.read_whole(claim)).startswith(identity):
                 os.unlink(claim)
@@ -147,8 +167,18 @@ class Records:
         What cannot be removed is a warning, never the end of the command that came across it.
         """
         found: List[Finding] = []
-        for folder, clean in (("containers", self._drop_half), ("names", self._drop_claim), ("ended", self._drop_end)):
-            for entry in os.listdir(os.path.join(self.state, folder)):
+        for folder, clean in (
+            ("containers", self._drop_half),
+            ("names", self._drop_name),
+            ("ended", self._drop_end),
+            ("addresses", self._drop_address),
+            ("networks", self._drop_members),
+        ):
+            try:
+                entries = os.listdir(os.path.join(self.state, folder))
+            except FileNotFoundError:
+                continue  # made when there is something to put in it
+            for entry in entries:
                 try:
                     done = clean(entry)
                 except FileNotFoundError:
@@ -180,9 +210,33 @@ class Records:
             os.unlink(path)
         return ""
 
-    def _drop_claim(self, name: str) -> str:
+    def claim_address(self, address: str, identity: str) -> bool:
+        """Make a loopback address a container's own, as long as that exists; tells whether it was free."""
+        folder = files.private_directory(os.path.join(self.state, "addresses"))
+        return files.write_once(os.path.join(folder, address), files.encode("%s %d %d %s" % (identity, *_me())))
+
+    def _drop_members(self, network: str) -> str:
+        from gha_apptainer.node.engine import networks
+
+        folder = os.path.join(self.state, "networks", network)
+        for entry in os.listdir(folder):
+            if not os.path.isdir(self.path(entry[:64])):  # the rest of the name tells that it was being written
+                networks.leave(folder, entry)
+        try:
+            os.rmdir(folder)
+        except OSError:
+            pass  # there are members, or it went with the last one
+        return ""
+
+    def _drop_name(self, name: str) -> str:
+        return self._drop_claim("names", name)
+
+    def _drop_address(self, address: str) -> str:
+        return self._drop_claim("addresses", address)
+
+    def _drop_claim(self, folder: str, name: str) -> str:
         """Remove a claim whose container does not exist and whose maker is gone; also one that was never finished."""
-        claim = os.path.join(self.state, "names", name)
+        claim = os.path.join(self.state, folder, name)
         try:
             identity, pid, started, place = files.decode(files.read_whole(claim)).split(" ")
             stale = not os.path.isdir(self.path(identity)) and not process.elsewhere(place) and not process.alive(int(pid), int(started))
@@ -312,7 +366,25 @@ class Records:
             created=os.lstat(self.path(identity, "spec.json")).st_mtime,
             pid=running.init if running is not None and state == RUNNING else 0,
             status=status,
+            reach=self.reach(identity, spec) if state == RUNNING else Reach(address=spec.address),
+            health=self.health(identity) if spec.health is not None else None,
         )
+
+    def reach(self, identity: str, spec: ContainerSpec) -> Reach:
+        """How the running container can be reached, as its forwarder tells it."""
+        if spec.network != NETWORK_HOST or spec.ports:
+            try:
+                return from_json(Reach, self._text(identity, "reach.json"))
+            except FileNotFoundError:
+                pass  # it is not up yet
+        return Reach(address=spec.address)
+
+    def health(self, identity: str) -> HealthState:
+        """What its health check has found so far."""
+        try:
+            return from_json(HealthState, self._text(identity, "health.json"))
+        except FileNotFoundError:
+            return HealthState()
 
     def write(self, identity: str, name: str, text: str) -> None:
         """Publish one file of a container's record."""
