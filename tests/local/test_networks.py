@@ -200,7 +200,7 @@ def test_names_are_written_in_the_containers_own_view(driver: Driver, root: str)
         "fixed = until(lambda: 'three' in run(two, '/usr/bin/cat', '/etc/hosts')['out'])\n"
         "run(three, '/usr/bin/sh', '-c', 'rm /etc/hosts; mkfifo /etc/hosts')\n"
         "engine.remove(two)\n"
-        "again = until(lambda: run(three, '/usr/bin/grep', '-c', 'one', '/etc/hosts')['out'] == '1\\n')\n"
+        "again = until(lambda: run(three, '/usr/bin/timeout', '2', '/usr/bin/grep', '-c', 'one', '/etc/hosts')['out'] == '1\\n')\n"
         "answer([[x['code'] for x in made], inside, fixed, again, engine.get(three).state])" % (str(outside), root, root, root)
     )
     assert said == [[0, 2 if said[0][1] == 2 else 1], True, True, True, "running"]
