@@ -95,6 +95,9 @@ class ContainerSpec:
 
     `hosts` maps names to addresses for its /etc/hosts. `gpu` is none, nvidia or rocm. `writable` False mounts the root read-only.
     `remove` deletes container, layer and anonymous volumes when it ends. `interactive` keeps the main process's stdin open.
+    `layers` are saved writable layers above the image, the uppermost first. `keep` is where the writable layer goes when the main process
+    has ended with 0 (a build): as a layer if the image was covered by one, else as a whole tree; nothing of the engine's own is in it, and
+    /tmp and /var/tmp are then the image's.
     """
 
     image: Image
@@ -115,6 +118,8 @@ class ContainerSpec:
     remove: bool = False
     interactive: bool = False
     apptainer_args: Args = ()
+    layers: Args = ()
+    keep: str = ""
 
 
 @dataclass(frozen=True)

@@ -83,8 +83,8 @@ class Stage:
 
     @property
     def title(self) -> str:
-        """Its name, else its number."""
-        return self.name or str(self.number)
+        """Its name for people."""
+        return self.name or "stage-%d" % self.number
 
 
 @dataclass(frozen=True)
