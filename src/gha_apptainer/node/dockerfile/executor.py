@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, Callable, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 from gha_apptainer.domain.errors import GhaError, InputError
 from gha_apptainer.domain.values import dataclass, field

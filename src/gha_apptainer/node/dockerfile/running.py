@@ -26,6 +26,8 @@ from gha_apptainer.node.images.leases import Lease, acquire_or_find, try_acquire
 
 GRACE = 10.0
 """Seconds between a signal to the build and the end of its command by force."""
+SCRIPT = "/.gha-apptainer-script"
+"""Where a here-document with an interpreter of its own lies while it runs."""
 _TAIL = 4000  # bytes of a silent command's output that go into its error
 TreeOf = Callable[[str], Tree]
 
@@ -106,8 +108,8 @@ class Runner:
             argv = action.argv
             if action.script:
                 files.write_whole(os.path.join(folder, "script"), files.encode(action.script), mode=0o755)
-                placed.append(Mount(os.path.join(folder, "script"), "/dev/pipes/script", read_only=True))
-                argv = ("/dev/pipes/script",)
+                placed.append(Mount(os.path.join(folder, "script"), SCRIPT, read_only=True))
+                argv = (SCRIPT,)
             image = replace(tree.image, rootfs=tree.base, form=SANDBOX)
             spec = ContainerSpec(
                 image=image,
