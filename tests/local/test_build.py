@@ -105,9 +105,9 @@ def test_user_directory_and_owners(builder: Builder) -> None:
 def test_here_documents(builder: Builder) -> None:
     builder.write(
         "FROM busybox\nENV A=1\n"
-        "RUN <<EOF\nset -e\necho \"shell $A\" > /one\nEOF\n"
+        'RUN <<EOF\nset -e\necho "shell $A" > /one\nEOF\n'
         "RUN cat <<X > /two && cat <<'Y' >> /two\n$A\nX\n$A\nY\n"
-        "RUN <<EOF\n#!/bin/busybox awk -f\nBEGIN { print \"script\" > \"/three\" }\nEOF\n"
+        'RUN <<EOF\n#!/bin/busybox awk -f\nBEGIN { print "script" > "/three" }\nEOF\n'
         "COPY <<first.txt <<\"second.txt\" /files/\nit's $A\nfirst.txt\nit's $A\nsecond.txt\n"
     )  # fmt: skip
     builder.build()
@@ -172,7 +172,7 @@ def test_add_unpacks_archives_and_fetches_addresses(builder: Builder, front: str
 
 def test_metadata_becomes_the_configuration(builder: Builder) -> None:
     builder.write(
-        "FROM busybox\nLABEL a=1 b=\"two words\"\nEXPOSE 80 53/udp\nVOLUME /data\nSTOPSIGNAL INT\nUSER 12:34\n"
+        'FROM busybox\nLABEL a=1 b="two words"\nEXPOSE 80 53/udp\nVOLUME /data\nSTOPSIGNAL INT\nUSER 12:34\n'
         "HEALTHCHECK --interval=5s --retries=2 CMD test -e /ok\nCMD echo $HOME\n"
     )  # fmt: skip
     config = builder.build("--label", "c=3", "--iidfile", str(builder.driver.folder / "id"))["config"]

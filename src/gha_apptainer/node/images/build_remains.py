@@ -28,14 +28,14 @@ class Candidate:
 def spare_parts(store: Store, boot: str) -> Iterator[Candidate]:
     """The layers and caches of one store. Images share files with layers by hard links: removing either harms neither."""
     cache = LayerCache(store, boot)
-    for id in cache.ids():
-        held, used = bool(cache.holders(id)), cache.last_use(id)
+    for one in cache.ids():
+        held, used = bool(cache.holders(one)), cache.last_use(one)
         try:
-            layer = cache.read(id)
+            layer = cache.read(one)
             what, size, trouble = "the layer of " + layer.what[:60], layer.size, ""
         except (OSError, GhaError) as error:
-            what, size, trouble = "layer " + id[:19], 0, str(error)
-        yield Candidate(what, size, used, held, trouble, partial(cache.remove, id))
+            what, size, trouble = "layer " + one[:19], 0, str(error)
+        yield Candidate(what, size, used, held, trouble, partial(cache.remove, one))
     try:
         names = os.listdir(store.path("caches"))
     except OSError:
