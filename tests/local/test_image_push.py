@@ -21,7 +21,8 @@ MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 def built(builder: Builder) -> Builder:
     """A small image named `made`."""
     builder.write(
-        "FROM busybox\nCOPY weight /weight\nRUN ln /weight /again && mkfifo /pipe && chmod 4755 /bin/busybox && touch '/a name with umlaut ü'\n"
+        "FROM busybox\nCOPY weight /weight\nRUN ln /weight /again && mkfifo /pipe && chmod 4755 /bin/busybox "
+        "&& touch '/a name with umlaut ü'\n"
         "ENV A='b c'\nLABEL l=1\nUSER 12\nWORKDIR /w\nVOLUME /v\nEXPOSE 80\nHEALTHCHECK --interval=9s CMD [\"true\"]\nSTOPSIGNAL 3\n"
         'ONBUILD RUN true\nSHELL ["/bin/sh","-c"]\nENTRYPOINT ["cat"]\nCMD ["/etc/hostname"]\n',
         weight=os.urandom(1 << 20),
@@ -73,7 +74,8 @@ def test_a_sif_goes_to_oras_and_comes_back(builder: Builder, local_registry: Reg
     sif = builder.driver.folder / "image.sif"
     made = subprocess.run(
         [builder.driver.apptainer, "-s", "build", str(sif), builder.settings["aliases"]["busybox"]],
-        capture_output=True, timeout=120, check=False, env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "APPTAINER_CACHEDIR": str(tmp_path)},
+        capture_output=True, timeout=120, check=False,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "APPTAINER_CACHEDIR": str(tmp_path)},
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     sif.chmod(0o644)
