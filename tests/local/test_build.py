@@ -6,11 +6,15 @@ import gzip
 import hashlib
 import io
 import os
+import signal
 import tarfile
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 from building import Builder, cached
+from registries import Registry, tree
 
 TWO_STAGES = """
 ARG BASE=busybox
@@ -247,3 +251,130 @@ def test_collection_removes_layers_and_caches_that_nobody_uses(builder: Builder)
     assert done.returncode == 0, done.stderr
     assert [path for part in ("layers", "caches", "images") for path in (builder.store / part).iterdir()] == []
     assert cached(builder.build()) == [False]
+
+
+def test_a_build_that_is_cancelled_ends_its_command_and_leaves_nothing(builder: Builder) -> None:
+    builder.write("FROM busybox\nRUN trap 'exit 0' TERM; echo ready; sleep 30 & wait\n")
+    child = builder.start("build", "-t", "made", str(builder.context))
+    assert child.stderr is not None
+    while b"ready" not in child.stderr.readline().replace(b"echo ready", b""):
+        pass
+    child.send_signal(signal.SIGTERM)
+    said = child.communicate(timeout=60)[1].decode()
+    assert child.returncode == 76
+    assert "cancelled by SIGTERM" in said, "a command that ends with 0 when it is asked to stop has not done its work"
+    assert builder.left() == []
+    assert builder.call("run", "--rm", "made", "true").returncode == 125
+
+
+SCRIPTED = """
+from gha_apptainer.domain.values import replace
+from gha_apptainer.node import dockerfile
+from gha_apptainer.node.dockerfile import building
+said = []
+site = replace(settings, aliases=%r, cvmfs_images=())
+def build(here, **more):
+    return building.build_image(building.BuildOrder(%r, tags=("made",), **more), site, here, lambda _ref: None, said.append)
+"""
+
+
+def scripted(builder: Builder, script: str) -> Any:
+    builder.environ()
+    return builder.driver.run(SCRIPTED % (builder.settings["aliases"], str(builder.context)) + script)
+
+
+def test_without_fuse_and_without_overlay(builder: Builder) -> None:
+    """A machine without /dev/fuse builds as any other; one without the kernel's overlay in whole copies."""
+    builder.write(
+        "FROM busybox\nRUN rm -r /var && mkdir /var && echo a > /tmp/a && echo x >> /etc/hosts\nCOPY f /f\nRUN mkdir /new && rm /bin/vi\n",
+        f="x",
+    )
+    answered = scripted(
+        builder,
+        "bare = replace(facts, fuse_reason='none here', squashfuse='', fuse_overlayfs='')\n"
+        "first = build(bare)\n"
+        "building.overlay_probe = lambda *_: 'not on this kernel'\n"
+        "second, third = build(bare), build(bare)\n"
+        "trees = [sorted(path for path, _, _ in os.walk(one.image.rootfs)) for one in (first, second)]\n"
+        "told = [[step.cached for step in one.steps] for one in (first, second, third)]\n"
+        "answer([told, first.image.rootfs, second.image.rootfs, third.image.rootfs, said])",
+    )
+    told, first, second, third, said = answered
+    assert told == [[False] * 3, [False] * 3, [True] * 3]
+    assert second == third != first
+    assert any("every layer will be a whole copy" in line for line in said)
+    trees = [
+        {
+            str(path.relative_to(top)): path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+            for path in Path(top).rglob("*")
+        }
+        for top in (first, second)
+    ]
+    assert trees[0] == trees[1]
+    assert trees[0]["tmp/a"] == b"a\n"
+    assert b"x" not in trees[0]["etc/hosts"], "names are the machine's, as with Docker"
+    assert "bin/vi" not in trees[0]
+    assert "var/tmp" not in trees[0]
+
+
+def test_others_call_it_as_a_function(builder: Builder) -> None:
+    builder.write("FROM busybox\nARG A\nRUN echo $A > /a\n")
+    found = scripted(
+        builder,
+        "image = dockerfile.build(%r, '', {'A': '5'}, settings=site, host=facts, tags=('x:1',), labels=(('l', '1'),), tell=said.append)\n"
+        "answer([image.reference, image.form, image.route, image.digest.kind, open(image.rootfs + '/a').read(), len(said)])"
+        % str(builder.context),
+    )
+    assert found[:5] == ["docker://docker.io/library/x:1", "sandbox", "build", "build", "5\n"]
+    assert found[5] > 2
+
+
+def test_tags_that_another_route_serves_are_refused(builder: Builder) -> None:
+    builder.write("FROM busybox\n")
+    done = builder.call("build", "-t", "busybox", str(builder.context))
+    assert done.returncode == 72
+    assert "that name is served by route alias here" in done.stderr
+    assert builder.call("build", "-t", "x@sha256:" + "0" * 64, str(builder.context)).returncode == 71
+    for context in ("-", "https://github.com/OWNER/x.git"):
+        assert builder.call("build", context).returncode == 72
+    assert builder.call("build", str(builder.context / "nosuch")).returncode == 71
+
+
+def test_a_base_from_a_registry_and_files_of_another_image(builder: Builder, local_registry: Registry) -> None:
+    configuration = {"Env": ["FROM_BASE=1"], "OnBuild": ["ENV TRIGGERED=1"], "Shell": ["/bin/sh", "-ec"]}
+    local_registry.push("team/other", "1", tree("of another image"))
+    made = local_registry.push("team/base", "1", tree("base"), configuration)
+    builder.settings["registries_http"] = [local_registry.address]
+    builder.write(
+        "FROM %(at)s/team/base:1\nCOPY --from=%(at)s/team/other:1 /etc/marker /copied\nCOPY --from=busybox /bin/busybox /bin/sh\n"
+        "RUN test $FROM_BASE = 1 && test $TRIGGERED = 1\nCMD a\n" % {"at": local_registry.address}
+    )
+    found = builder.build()
+    assert found["config"]["cmd"] == ["/bin/sh", "-ec", "a"]
+    assert (Path(found["rootfs"]) / "copied").read_text() == "of another image"
+    assert (Path(found["rootfs"]) / "etc/marker").read_text() == "base"
+    requests = len(local_registry.requests)
+    assert builder.build()["digest"] == found["digest"]
+    assert len(local_registry.requests) == requests, "a warm build asks nobody"
+    moved = local_registry.push("team/base", "1", tree("newer"), configuration)
+    assert moved.manifest != made.manifest
+    assert (Path(builder.build("--pull")["rootfs"]) / "etc/marker").read_text() == "newer"
+
+
+def test_users_and_owners_in_a_debian_image(builder: Builder, debian_rootfs: str) -> None:
+    builder.settings["aliases"]["debian"] = builder.driver.show(debian_rootfs)
+    builder.write(
+        "FROM debian AS users\nRUN groupadd -r helpers && useradd -m -G helpers worker && chown -R worker:helpers /home/worker && "
+        "install -d -o worker -m 2750 /srv/x\nCOPY --chown=worker:helpers f /home/worker/f\nUSER worker\nWORKDIR /home/worker\n"
+        "RUN test $(id -un) = worker && test $(id -gn) = worker && test -O f && echo more >> f && touch mine && python3 -c 'import os'\n"
+        "FROM users\nUSER root\nRUN usermod -s /bin/bash worker && chpasswd <<'EOF'\nworker:word\nEOF\n",
+        f="file\n",
+    )
+    builder.build()
+    said = builder.sh(
+        "grep -c worker /etc/passwd /etc/shadow /etc/group; cat /home/worker/f; stat -c %a /srv/x; stat -c %U /home/worker/mine"
+    )
+    owner = "root" if builder.driver.single else "worker"
+    assert said.split() == ["/etc/passwd:1", "/etc/shadow:1", "/etc/group:2", "file", "more", "2750", owner]
+    if not builder.driver.single:
+        assert builder.sh("stat -c %U:%G /home/worker/f /home/worker").split() == ["worker:helpers", "worker:helpers"]
