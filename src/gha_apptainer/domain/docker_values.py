@@ -76,7 +76,7 @@ _SIGNAL_ALIASES = {"IOT": "ABRT", "CLD": "CHLD", "POLL": "IO"}
 _RTMIN, _RTMAX = 34, 64
 
 
-_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = r"([0-9]*\.?[0-9]+)(ns|us|µs|ms|s|m|h)"
 
 
@@ -128,7 +128,7 @@ def duration(flag: str, text: str) -> float:
         return float(text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise InputError("%s %s is no duration" % (flag, text), remedy="such as 30s, 1m30s or 2h")
-    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
 
 
 def octal(flag: str, text: str) -> int:

@@ -37,7 +37,7 @@ def config(text: str, base: OciConfig | None = None, **args: str) -> OciConfig:
 
 
 def action(text: str, **args: str) -> Any:
-    return played("FROM x\n" + text, **args)[1][-1]
+    return played("FROM x\n" + text, None, **args)[1][-1]
 
 
 # lines
@@ -247,7 +247,7 @@ def test_what_only_the_values_show_is_told_with_its_line(text: str, why: str) ->
     ],
 )
 def test_variables(text: str, args: dict[str, str], env: dict[str, str]) -> None:
-    assert dict(config(text, **args).env) == env
+    assert dict(config(text, None, **args).env) == env
 
 
 def test_arguments_before_the_first_from_reach_a_stage_that_asks_for_them() -> None:
