@@ -225,6 +225,15 @@ def test_what_only_the_values_show_is_told_with_its_line(text: str, why: str) ->
     assert why in told
 
 
+@pytest.mark.parametrize(
+    "source", ["git@github.com:OWNER/x.git", "https://github.com/OWNER/x.git#main", "git://host/x", "ssh://git@host/x"]
+)
+def test_git_repositories_are_refused(source: str) -> None:
+    with pytest.raises(Refused) as failed:
+        config("ADD %s /x" % source)
+    assert failed.value.what.startswith("Dockerfile:2: ADD: %s is a git repository" % source)
+
+
 # variables
 
 

@@ -21,6 +21,7 @@ from gha_apptainer.node.dockerfile.stages import Step, array_of, expanded, insid
 from gha_apptainer.node.dockerfile.table import PROXIES
 from gha_apptainer.node.dockerfile.words import BadWord, expand_content
 
+_GIT = r"git@|git://|ssh://|https?://[^#?]*\.git(#|$)"
 SHELL = ("/bin/sh", "-c")
 _PORT = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp|sctp))?", re.IGNORECASE)
 
@@ -239,6 +240,8 @@ def _copy(step: Step, state: State) -> Tuple[State, Optional[Action]]:
         text = expanded(step, name, variables)
         if not text:
             raise step.wrong("the source %s is empty text" % name)
+        if step.keyword == "ADD" and re.match(_GIT, text):
+            raise step.refused("%s is a git repository, which is not fetched" % text, "check it out into the context before")
         sources.append(text)
     told = expanded(step, target, variables)
     if not told:

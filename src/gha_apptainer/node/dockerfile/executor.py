@@ -72,7 +72,7 @@ class Executor:
         around.leaning(layer)
         above = (layer,) if layer.whole else (layer, *tree.layers)
         base = cache.tree(layer) if layer.whole else tree.base
-        after = Tree(base, key_of(tree.key, layer.digest), tree.image, () if layer.whole else above)
+        after = Tree(base, key_of(tree.key, layer.digest), tree.root, tree.image, () if layer.whole else above)
         return Done(after, cached, time.monotonic() - began)
 
     def _published(self, made: str, key: str, step: Step) -> StoredLayer:

@@ -12,7 +12,7 @@ from gha_apptainer.domain.images import SANDBOX
 from gha_apptainer.domain.values import dataclass, replace
 from gha_apptainer.node import files, process
 from gha_apptainer.node.dockerfile.actions import Run, RunMount
-from gha_apptainer.node.dockerfile.bases import settings_for
+from gha_apptainer.node.dockerfile.bases import settings_for, shared_base
 from gha_apptainer.node.dockerfile.copying import Manner, place
 from gha_apptainer.node.dockerfile.selecting import Root, Taken, digest_of, select
 from gha_apptainer.node.dockerfile.stages import Step
@@ -93,7 +93,8 @@ class Runner:
                 return path
         path = os.path.join(self._around.directory("flat"), "tree")
         layers = tuple(self._around.cache.tree(layer) for layer in tree.layers)
-        rooms.in_namespace(self._around.host, lambda _single: flatten(tree.base, layers, path, link=linkable(self._around, tree.base)))
+        base = shared_base(self._around, tree)
+        rooms.in_namespace(self._around.host, lambda _single: flatten(base, layers, path, link=True))
         self._flat.append((tree.key, path))
         return path
 
@@ -219,8 +220,3 @@ def wait_for(around: Surroundings, name: str, wish: RunMount) -> Lease:
         return None
 
     return acquire_or_find(around.store.lease("cache-" + name), never, what="cache %s" % wish.id, tell=around.tell, does="uses")
-
-
-def linkable(around: Surroundings, base: str) -> bool:
-    """Whether files of a base may be shared by hard links: those of the store never change, others are their owner's to change."""
-    return os.path.realpath(base).startswith(os.path.realpath(around.store.root) + "/")
