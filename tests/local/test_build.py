@@ -244,6 +244,25 @@ def test_a_build_that_is_killed_leaves_nothing_that_the_next_one_does_not_remove
     assert builder.call("ps", "-aq").stdout == ""
 
 
+def test_killed_at_any_moment(builder: Builder) -> None:
+    """Copying the base, in a command, in COPY, while the image is written: the next build always finds what it needs and the same image."""
+    text = "FROM busybox AS a\nRUN echo %s > /a\nCOPY big /big\nFROM busybox\nCOPY --from=a /a /big /\nRUN wc -c /big > /size\n"
+    builder.write(text % "first", big=b"x" * (8 << 20))
+    began = time.monotonic()
+    builder.build()
+    whole = time.monotonic() - began
+    for number in range(8):
+        builder.write(text % number)
+        child = builder.start("build", "-q", "-t", "made", str(builder.context))
+        time.sleep(whole * (number + 1) / 9)
+        child.kill()
+        child.communicate()
+        done = builder.build()
+        assert builder.sh("cat /a /size").split() == [str(number), str(8 << 20), "/big"]
+        assert builder.build()["digest"] == done["digest"]
+    assert builder.left() == []
+
+
 def test_collection_removes_layers_and_caches_that_nobody_uses(builder: Builder) -> None:
     builder.write("FROM busybox\nRUN --mount=type=cache,target=/c touch /c/x /made\n")
     builder.build()

@@ -122,7 +122,7 @@ class Executor:
 
     def _shown(self, tree: Tree) -> Root:
         """In a child: another tree, to be read."""
-        place_ = os.path.join(self._around.work.paths[0], "shown-%d" % os.getpid())
+        place_ = os.path.join(self._around.work.paths[0], "shown-%s" % os.urandom(6).hex())
         os.mkdir(place_)
         return Root(roots.show(tree.base, paths(self._around, tree), place_), "that stage or image")
 
