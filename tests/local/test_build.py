@@ -107,6 +107,34 @@ def test_user_directory_and_owners(builder: Builder) -> None:
     assert "Dockerfile:2: COPY: --chown=nosuch: the image knows no user nosuch" in builder.fails(code=71)
 
 
+def test_directories_and_wildcards(builder: Builder) -> None:
+    builder.write(
+        "FROM busybox\nRUN mkdir -m 711 /there\nCOPY a /there\nCOPY a /new/deep\nCOPY a/one* b/*/x? /many/\n"
+        "COPY --parents a/sub/two ./b/./one/x1 /whole/\n"
+        "COPY --exclude=sub --exclude=*.o a /some\nCOPY a/one.c /file\nCOPY a/one.c /there/\n",
+        **{"a__one.c": "1", "a__one.o": "1", "a__sub__two": "2", "b__one__x1": "3", "b__two__x2": "4"},
+    )
+    (builder.context / "a").chmod(0o750)
+    (builder.context / "a/sub").chmod(0o705)
+    first = builder.build()
+    said = builder.sh(
+        "stat -c %a /there /new /new/deep /new/deep/sub /there/sub; find /there /new /many /whole /some /file -type f | sort"
+    ).split()
+    assert said[:5] == ["711", "755", "750", "705", "705"], "what is there keeps its mode, what is made takes after its source"
+    assert said[5:] == [
+        "/file", "/many/one.c", "/many/one.o", "/many/x1", "/many/x2", "/new/deep/one.c", "/new/deep/one.o", "/new/deep/sub/two",
+        "/some/one.c", "/there/one.c", "/there/one.o", "/there/sub/two", "/whole/a/sub/two", "/whole/one/x1",
+    ]  # fmt: skip
+    (builder.context / "a").chmod(0o700)
+    assert builder.build()["digest"] != first["digest"]
+    builder.write("FROM busybox\nCOPY nothing* /x/\n")
+    assert "Dockerfile:2: COPY: nothing* is not in the build context" in builder.fails(code=71)
+    builder.write("FROM busybox\nCOPY a /bin/busybox\n")
+    assert "there is a file on the way" in builder.fails(code=71)
+    builder.write("FROM busybox\nCOPY a/one.c /etc\nCOPY a/* /there\n")
+    assert "Dockerfile:3: COPY: several sources need a target that is a directory" in builder.fails(code=71)
+
+
 def test_here_documents(builder: Builder) -> None:
     builder.write(
         "FROM busybox\nENV A=1\n"

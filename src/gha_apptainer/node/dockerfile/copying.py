@@ -63,8 +63,11 @@ def place(root: str, sources: Tuple[Tuple[Root, Taken], ...], target: str, manne
 
 
 def _place_directory(root: str, origin: Root, taken: Taken, target: str, manner: Manner) -> None:
+    new = not os.path.lexists(resolve(root, target))
     here = make_directory(root, target, manner)
     times: List[Tuple[str, os.stat_result]] = []
+    if new and taken.inside:  # the target takes after the source, if it is made; the root of a context has no say
+        _keep(here, os.lstat(taken.path), manner)
     for name, path, state in entries(origin, taken):
         inside = os.path.join(os.path.relpath(here, root), name)
         if not stat.S_ISDIR(state.st_mode):
