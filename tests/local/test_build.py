@@ -279,10 +279,10 @@ def test_killed_at_any_moment(builder: Builder) -> None:
     began = time.monotonic()
     builder.build()
     whole = time.monotonic() - began
-    for number in range(8):
+    for number in range(5):
         builder.write(text % number)
         child = builder.start("build", "-q", "-t", "made", str(builder.context))
-        time.sleep(whole * (number + 1) / 9)
+        time.sleep(whole * (number + 1) / 6)
         child.kill()
         child.communicate()
         done = builder.build()

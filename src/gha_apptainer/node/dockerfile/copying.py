@@ -16,7 +16,7 @@ from gha_apptainer.domain.errors import InputError, Refused
 from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node.dockerfile.selecting import Root, Taken, entries
 from gha_apptainer.node.engine.rootpaths import resolve
-from gha_apptainer.node.files import decode, read_whole
+from gha_apptainer.node.files import copy_file, decode, read_whole
 
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _PACKED = ((b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ\x00", "xz"))
@@ -92,9 +92,7 @@ def _place_file(root: str, target: str, source: str, state: os.stat_result, mann
     elif stat.S_ISFIFO(state.st_mode):
         os.mkfifo(path, 0o600)
     elif stat.S_ISREG(state.st_mode):
-        handle = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(handle, "rb", buffering=0) as reader:
-            write_file(path, reader)
+        copy_file(source, path)
     else:
         raise InputError("%s is neither a file nor a directory, a link or a pipe" % source)
     _keep(path, state, manner)
