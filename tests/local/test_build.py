@@ -65,6 +65,13 @@ def test_an_image_can_be_built_from_and_its_triggers_run(builder: Builder) -> No
     )
     found = builder.build(tag="parent")
     assert found["config"]["onbuild"] == ["COPY word /word", "RUN cat /word >> /seen"]
+    builder.write("FROM busybox\nONBUILD COPY --from=made /made /\n")
+    builder.build(tag="taking")
+    builder.write("FROM busybox AS made\nRUN echo of-a-stage > /made\nFROM taking\n")
+    builder.build()
+    assert builder.sh("cat /made") == "of-a-stage\n", "a stage that only a trigger names is built"
+    builder.write("FROM busybox\nCOPY --from=later /x /x\nFROM busybox AS later\nFROM busybox\nCOPY --from=0 /x /x\n")
+    assert "Dockerfile:2: COPY: stage later is not before this one" in builder.fails(code=71)
     builder.write("FROM parent\nRUN false; echo never\n")
     text = builder.fails(code=76)
     assert "Dockerfile:2: RUN false; echo never: ended with exit code 1" in text

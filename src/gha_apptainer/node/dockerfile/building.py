@@ -126,14 +126,13 @@ class _Build:
         self._trees: Dict[int, Tuple[Tree, State]] = {}
         self._images: Dict[str, Tuple[Tree, Image]] = {}
         self._reports: List[StepReport] = []
+        self._here = 0
         runner = Runner(around, order.secrets, order.output, order.owner_scope)
         self._executor = Executor(around, os.path.realpath(order.context), ignored, self._tree_of, runner, use_cache=order.cache)
 
     def result(self, target: Stage, name: str) -> Tuple[Image, Tuple[StepReport, ...]]:
         """The image of a stage; `name` is what the store's list shows."""
-        needed = self._dockerfile.needed(target)
-        for number, stage in enumerate(needed, 1):
-            self._stage(stage, "%s %d/%d" % (stage.title, number, len(needed)) if len(needed) > 1 else stage.title)
+        self._build(target)
         tree, state = self._trees[target.number]
         config = replace(state.config, labels=tuple({**dict(state.config.labels), **dict(self._order.labels)}.items()))
         return self._stored(tree, config, name), tuple(self._reports)
@@ -142,8 +141,9 @@ class _Build:
         """The tree of an earlier stage, or of an image."""
         stage = self._dockerfile.find(name)
         if stage is not None:
-            if stage.number not in self._trees:
+            if stage.number >= self._here:
                 raise InputError("stage %s is not before this one" % name)
+            self._build(stage)  # a trigger of a base image may name a stage that the file itself does not lean on
             return self._trees[stage.number][0]
         if name.lower() == SCRATCH:
             return bases.scratch(self._around)
@@ -154,6 +154,15 @@ class _Build:
         if str(ref) not in self._images:
             self._images[str(ref)] = bases.fetched(self._around, ref, self._order.pull, self._login, where)
         return self._images[str(ref)]
+
+    def _build(self, target: Stage) -> None:
+        """Build a stage and what it leans on, as far as that is not done."""
+        needed = self._dockerfile.needed(target)
+        for number, stage in enumerate(needed, 1):
+            if stage.number not in self._trees:
+                before, self._here = self._here, stage.number
+                self._stage(stage, "%s %d/%d" % (stage.title, number, len(needed)) if len(needed) > 1 else stage.title)
+                self._here = before
 
     def _stage(self, stage: Stage, title: str) -> None:
         tree, state, steps = self._begun(stage)

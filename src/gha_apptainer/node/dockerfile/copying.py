@@ -20,6 +20,7 @@ from gha_apptainer.node.files import copy_file, decode, read_whole
 
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _PACKED = ((b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ\x00", "xz"))
+_LAST_ID = 4294967294
 _SYMBOLIC = re.compile(r"([ugoa]*)([-+=])([rwxXst]*)")
 
 
@@ -175,6 +176,8 @@ def owner_ids(root: str, text: str) -> Tuple[int, int]:
             if found is None:
                 raise InputError("--chown=%s: the image knows no group %s" % (text, group), remedy="create it before, or give numbers")
             gid = int(found[2])
+    if max(uid, gid) > _LAST_ID:
+        raise InputError("--chown=%s: there is no such id" % text)
     return uid, gid
 
 
