@@ -115,7 +115,7 @@ def test_a_layer_where_the_kernels_overlay_fails_its_probe(driver: Driver) -> No
     script = _start(str(root)).replace(
         "made = spec(",
         "from gha_apptainer.node.engine import deciding\n"
-        "deciding._overlay_reason = lambda *_: 'the probe failed, says a test'\nmade = spec(",
+        "deciding.Looks.overlay_reason = lambda *_: 'the probe failed, says a test'\nmade = spec(",
         1,
     )
     code, out, err, mechanism, _ = driver.run(script + CHANGES)
@@ -179,7 +179,7 @@ def test_where_only_network_storage_is_the_layer_goes_to_memory(driver: Driver) 
     root = driver.own(_tree(driver))
     script = _start(str(root)).replace(
         "made = spec(",
-        "from gha_apptainer.node.engine import deciding\ndeciding._nature = lambda path: 'network'\nengine._settings = dataclasses.replace(settings, layer_memory=8 << 20)\nmade = spec(",
+        "from gha_apptainer.node.engine import deciding\ndeciding.Looks.nature = lambda *_: 'network'\nengine._settings = dataclasses.replace(settings, layer_memory=8 << 20)\nmade = spec(",
         1,
     )
     full = "full = run(identity, '/usr/bin/dd', 'if=/dev/zero', 'of=/opt/big', 'bs=1M', 'count=20')\n"

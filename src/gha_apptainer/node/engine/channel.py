@@ -73,11 +73,15 @@ def error_message(error: GhaError, cause: str) -> bytes:
 
 def read_error(texts: Tuple[str, ...]) -> GhaError:
     """The monitor's error as the class it was there."""
-    name, what, cause, remedy = texts
-    kind = getattr(errors, name, EngineFailed)
-    if not (isinstance(kind, type) and issubclass(kind, GhaError)) or kind is errors.ProcessFailed:
-        kind = EngineFailed
-    return kind(what, cause=cause, remedy=remedy)
+    return error_named(*texts)
+
+
+def error_named(kind: str, what: str, cause: str, remedy: str) -> GhaError:
+    """An error of the class of that name."""
+    found = getattr(errors, kind, EngineFailed)
+    if not (isinstance(found, type) and issubclass(found, GhaError)) or found is errors.ProcessFailed:
+        found = EngineFailed
+    return found(what, cause=cause, remedy=remedy)
 
 
 def send_descriptor(channel: socket.socket, handle: int) -> None:

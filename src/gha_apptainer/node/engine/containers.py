@@ -15,7 +15,7 @@ from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.domain.values import replace
 from gha_apptainer.node import files, process
 from gha_apptainer.node.engine import channel as channels
-from gha_apptainer.node.engine import monitor, starting
+from gha_apptainer.node.engine import deciding, monitor, starting
 from gha_apptainer.node.engine.records import UNKNOWN, Records
 from gha_apptainer.node.engine.signals import forward_to, signal_number, signal_process
 from gha_apptainer.node.interpreter import signal
@@ -31,9 +31,16 @@ if TYPE_CHECKING:
 class ApptainerEngine:
     """The engine. Give it facts that were probed and settings that were read; it looks nothing up by itself."""
 
-    def __init__(self, host: HostFacts, settings: NodeSettings, tell: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        host: HostFacts,
+        settings: NodeSettings,
+        tell: Callable[[str], None] = lambda _: None,
+        looks: Optional[deciding.Looks] = None,
+    ) -> None:
         """`tell` hears of what costs time or space that nobody asked for, such as a private copy of an image."""
         self._tell, self._host, self._settings = tell, host, settings
+        self._looks = deciding.Looks() if looks is None else looks
         self._records = Records(host.state_dir)
 
     # making and starting
@@ -146,7 +153,7 @@ class ApptainerEngine:
             os._exit(0)
         try:
             ours.close()
-            monitor.become(identity, spec, self._host, self._settings, theirs, stdio, attached=attached)
+            monitor.become(identity, spec, self._host, self._settings, theirs, stdio, self._looks, attached=attached)
         finally:
             os._exit(70)
 

@@ -39,7 +39,27 @@ class Job:
     fresh_proc: bool = True
 
 
-def decide(job: Job, records: Records, host: HostFacts, settings: NodeSettings, *, tell: Callable[[str], None]) -> Job:
+class Looks:
+    """What is looked at on the machine, and not in facts or settings."""
+
+    def nature(self, path: str) -> str:
+        """What kind of storage a path lies on."""
+        return measure(path).nature
+
+    def overlay_reason(self, upper_parent: str, lower: str, host: HostFacts) -> str:
+        """Why the kernel's overlay does not work there; empty if it does."""
+        from gha_apptainer.node.host import overlay_probe
+
+        return overlay_probe(upper_parent, lower, host)
+
+    def sif_offset(self, path: str) -> int:
+        """Where a SIF's squashfs begins."""
+        from gha_apptainer.node.images.sif import read_sif
+
+        return read_sif(path).offset
+
+
+def decide(job: Job, records: Records, host: HostFacts, settings: NodeSettings, looks: Looks, *, tell: Callable[[str], None]) -> Job:
     """Everything that can be known before the first mount; makes the layer's directory, and its image file where one is needed.
 
     `tell` hears of what costs time or space that nobody asked for. Raises HostUnfit, Refused, InputError or DiskFull.
@@ -52,23 +72,23 @@ def decide(job: Job, records: Records, host: HostFacts, settings: NodeSettings, 
     os.makedirs(layer, mode=0o700, exist_ok=True)
     foreign = layers.foreign_owner(spec.image, host)
     lower = "" if spec.image.form == SIF else spec.image.rootfs
-    memory, image_file = _layer_place(layer, host, settings, tell)
+    memory, image_file = _layer_place(layer, host, settings, looks.nature(layer), tell)
     root = layers.plan_root(
         spec.image,
         host,
-        offset=_sif_offset(spec.image.rootfs) if spec.image.form == SIF else 0,
+        offset=looks.sif_offset(spec.image.rootfs) if spec.image.form == SIF else 0,
         foreign=foreign,
-        overlay_reason="" if foreign or image_file else _overlay_reason("/dev/shm" if memory else layer, lower, host),
+        overlay_reason="" if foreign or image_file else looks.overlay_reason("/dev/shm" if memory else layer, lower, host),
         memory=memory,
         image_file=image_file,
+        above=spec.layers,
     )
     plan = starting.plan_start(spec, host, base, os.path.join(records.state, "volumes"), _resolv_conf())
     return replace(job, root=root, start=plan, layer=layer, fresh_proc=not host.proc_reason)
 
 
-def _layer_place(layer: str, host: HostFacts, settings: NodeSettings, tell: Callable[[str], None]) -> Tuple[int, bool]:
+def _layer_place(layer: str, host: HostFacts, settings: NodeSettings, nature: str, tell: Callable[[str], None]) -> Tuple[int, bool]:
     """Bytes of memory for the writable layer, and whether it is in an image file, which is then there; else it lies as it is."""
-    nature = _nature(layer)
     if nature != NETWORK:
         return 0, False
     from gha_apptainer.node.engine import layer_image
@@ -82,22 +102,6 @@ def _layer_place(layer: str, host: HostFacts, settings: NodeSettings, tell: Call
     if reason:
         tell("the writable layer lies on network storage as it is: " + reason)
     return 0, not reason
-
-
-def _nature(path: str) -> str:
-    return measure(path).nature
-
-
-def _overlay_reason(upper_parent: str, lower: str, host: HostFacts) -> str:
-    from gha_apptainer.node.host import overlay_probe
-
-    return overlay_probe(upper_parent, lower, host)
-
-
-def _sif_offset(path: str) -> int:
-    from gha_apptainer.node.images.sif import read_sif
-
-    return read_sif(path).offset
 
 
 def _resolv_conf() -> str:

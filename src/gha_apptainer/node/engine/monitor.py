@@ -31,7 +31,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, Dict, List, NoReturn, Optional, Tuple
 
-    from gha_apptainer.node.engine import flat, join
+    from gha_apptainer.node.engine import flat, join, keeping
     from gha_apptainer.node.engine.attendants import Attendants
     from gha_apptainer.node.engine.logs import LogWriter
     from gha_apptainer.node.interpreter import socket
@@ -52,11 +52,14 @@ class Monitor:
         settings: NodeSettings,
         channel: socket.socket,
         stdio: Optional[Stdio],
+        looks: deciding.Looks,
     ) -> None:
+        self._looks = looks
         self._job, self._records, self._host, self._settings = job, records, host, settings
         self._channel, self._stdio = channel, stdio
         self._held: Optional[setup.Held] = None
         self._root: Optional[layers.Root] = None
+        self._marks: Optional[keeping.Marks] = None
         self._log: Optional[LogWriter] = None
         self._pipes: Dict[int, Tuple[str, int]] = {}
         self._main = 0
@@ -107,7 +110,7 @@ class Monitor:
     def _live(self) -> ExitStatus:
         identity = self._job.identity
         self._watch_owner()
-        job = self._job = deciding.decide(self._job, self._records, self._host, self._settings, tell=self._note)
+        job = self._job = deciding.decide(self._job, self._records, self._host, self._settings, self._looks, tell=self._note)
         self._use = uses.use(job.spec.image, self._settings, self._host, identity)
         self._renew_at = time.monotonic() + uses.RENEW_USE
         if starting.attended(job.spec):
@@ -118,6 +121,10 @@ class Monitor:
         single = namespaces.enter_own(self._host)
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # its id maps are written; from here on nothing inside may look into us
         self._root = layers.mount_root(job.root, self._host, job.layer, single=single, tell=self._note)
+        if job.spec.keep:
+            from gha_apptainer.node.engine import keeping
+
+            self._marks = keeping.marks(job.start, self._root.merged)
         binds = setup.fill_root(job.start, self._root, one_id=single)
         if single and job.spec.switch_users:
             from gha_apptainer.node.engine import switching
@@ -530,10 +537,17 @@ class Monitor:
     def _finish(self, status: ExitStatus) -> ExitStatus:
         """Everything of the container ends, then its record says how; one that is to be removed goes while the kernel takes it apart."""
         identity = self._job.identity
-        if not self._job.spec.remove:
+        if not self._job.spec.remove or self._marks is not None:
             self._clean()
             status = self._whole(status)
-            self._records.write(identity, "exit.json", to_json(status))
+            if self._marks is not None and not status.exit_code and not status.reason:
+                from gha_apptainer.node.engine import keeping
+
+                keeping.keep(self._job.root, self._job.layer, self._marks, self._job.spec.keep)
+            if self._job.spec.remove:
+                self._records.discard(identity, status)
+            else:
+                self._records.write(identity, "exit.json", to_json(status))
             return status
         self._strike()
         if self._root is not None and self._root.helpers:
@@ -583,6 +597,7 @@ def become(
     settings: NodeSettings,
     channel: socket.socket,
     stdio: Optional[Stdio],
+    looks: deciding.Looks,
     *,
     attached: bool,
 ) -> NoReturn:
@@ -591,7 +606,7 @@ def become(
     Of the caller's descriptors only the given streams and the channel stay open.
     """
     stdio, channel = _keep_only(stdio, channel)
-    Monitor(deciding.Job(identity, spec, attached), Records(host.state_dir), host, settings, channel, stdio).main()
+    Monitor(deciding.Job(identity, spec, attached), Records(host.state_dir), host, settings, channel, stdio, looks).main()
 
 
 def _keep_only(stdio: Optional[Stdio], channel: socket.socket) -> Tuple[Optional[Stdio], socket.socket]:
