@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from gha_apptainer.domain.errors import InputError
+from gha_apptainer.node.actions.container import ContainerStep
 from gha_apptainer.node.actions.surroundings import environment
-from gha_apptainer.node.engine import ahead
 from gha_apptainer.node.report import for_github
 
 TYPE_CHECKING = False
@@ -20,10 +20,4 @@ def main(argv: Sequence[str]) -> int:
         raise InputError("action: unknown argument %s" % argv[0], remedy="the action takes its inputs from the environment")
     environ = environment()
     os.umask(0o022)
-    ahead.begin()
-    try:
-        from gha_apptainer.node.actions.container import ContainerStep
-
-        return ContainerStep(environ, for_github(environ)).run()
-    finally:
-        ahead.abandon()
+    return ContainerStep(environ, for_github(environ)).run()

@@ -47,13 +47,6 @@ def message(word: str, *texts: str) -> bytes:
     return "\0".join([word, *[text.replace("\0", "?")[:_TEXT_LIMIT] for text in texts]]).encode("utf-8", "surrogateescape")
 
 
-def whole_message(*texts: str) -> bytes:
-    """A message of fields that must arrive whole: to send it fails if they are too long for a packet."""
-    if any("\0" in text for text in texts):
-        raise OSError("a field cannot hold NUL")
-    return "\0".join(texts).encode("utf-8", "surrogateescape")
-
-
 def read_message(data: bytes) -> Tuple[str, ...]:
     """Word and fields of a packet."""
     return tuple(data.decode("utf-8", "surrogateescape").split("\0"))

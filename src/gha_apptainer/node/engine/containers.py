@@ -14,8 +14,8 @@ from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.domain.values import replace
 from gha_apptainer.node import files, process
-from gha_apptainer.node.engine import ahead, starting
 from gha_apptainer.node.engine import channel as channels
+from gha_apptainer.node.engine import monitor, starting
 from gha_apptainer.node.engine.records import UNKNOWN, Records
 from gha_apptainer.node.engine.signals import forward_to, signal_number, signal_process
 from gha_apptainer.node.interpreter import signal
@@ -77,7 +77,7 @@ class ApptainerEngine:
         foreground = Foreground(self._records, identity, stdio, grace)
         with foreground:
             try:
-                channel, monitor = self._launch(identity, stdio, attached=True, spec=spec)
+                channel, watcher = self._launch(identity, stdio, attached=True, spec=spec)
             except BaseException:
                 if spec.remove:
                     self._records.discard(identity)
@@ -86,11 +86,11 @@ class ApptainerEngine:
                 started = self._await_start(channel, foreground)
                 return foreground.judged(started if started is not None else foreground.wait(channel))
             except CancelledEarly as cancelled:
-                os.kill(monitor, signal.SIGKILL)  # mounts, helpers and Apptainer die with it
+                os.kill(watcher, signal.SIGKILL)  # mounts, helpers and Apptainer die with it
                 return ExitStatus(128 + cancelled.number, cancelled.number, reason="cancelled before its command started", ran=False)
             finally:
                 channel.close()
-                process.reap(monitor, channels.END_LIMIT)
+                process.reap(watcher, channels.END_LIMIT)
                 self._reap_quietly(identity)
 
     def _reap_quietly(self, identity: str) -> None:
@@ -130,9 +130,6 @@ class ApptainerEngine:
             spec = container.spec
         for name in ("exit.json", "running.json", "join", "monitor", "reach.json", "health.json"):
             files.remove_tree(records.path(identity, name))
-        given = ahead.give(identity, self._host, self._settings, stdio, attached=attached)
-        if given is not None:
-            return given[1], given[0] if attached else 0
         ours, theirs = channels.pair()
         child = os.fork()
         if child == 0:
@@ -148,8 +145,6 @@ class ApptainerEngine:
         if not attached and os.fork():
             os._exit(0)
         try:
-            from gha_apptainer.node.engine import monitor
-
             ours.close()
             monitor.become(identity, spec, self._host, self._settings, theirs, stdio, attached=attached)
         finally:

@@ -1,7 +1,6 @@
 """What is decided before a container starts, once its record is there: how its root comes about, and everything that Apptainer is told.
 
-The monitor's process does this, not the caller's: both load what they need at the same time (`ahead`). Whatever is refused here reaches the
-caller as an error of the same class.
+The monitor's process does this; whatever is refused here reaches the caller as an error of the same class.
 """
 
 from __future__ import annotations

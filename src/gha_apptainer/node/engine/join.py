@@ -1,6 +1,6 @@
 """Enter a running container and become a command there: the path of every exec and of every main process.
 
-Imports are an allow-list (os, sys, ctypes, fcntl, resource, signal and three modules of ours), because their cost is every step's cost,
+Imports are an allow-list (os, sys, fcntl, resource, signal and a few modules of ours), because their cost is every step's cost,
 and because nothing may be imported once we are inside: the file system is the image's then.
 
 The order matters. We fork a doorman, so that the caller itself never enters. The doorman is not dumpable and in a session keyring of its

@@ -156,7 +156,7 @@ def mount_root(plan: RootPlan, host: HostFacts, layer: str, *, single: bool, tel
         place, keeper = layer_image.mount(layer, host, tell)
         helpers.append(keeper)
         mounts.append(place)
-    for path in (place + "/upper", place + "/work", layer + "/merged", layer + "/image"):
+    for path in (place + "/upper", place + "/work", layer + "/merged", *((layer + "/image",) if plan.sif else ())):
         os.makedirs(path, mode=0o755, exist_ok=True)
     merged = os.path.join(layer, "merged")
     if plan.mechanism == COPY:

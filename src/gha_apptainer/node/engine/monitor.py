@@ -578,7 +578,7 @@ class Monitor:
 
 def become(
     identity: str,
-    spec: Optional[ContainerSpec],
+    spec: ContainerSpec,
     host: HostFacts,
     settings: NodeSettings,
     channel: socket.socket,
@@ -586,18 +586,12 @@ def become(
     *,
     attached: bool,
 ) -> NoReturn:
-    """In a forked process: be the monitor of a recorded container; `spec` None is read from its record. `attached` ties it to the channel.
+    """In a forked process: be the monitor of a recorded container. `attached` ties it to the channel.
 
     Of the caller's descriptors only the given streams and the channel stay open.
     """
-    try:
-        records = Records(host.state_dir)
-        spec = records.spec(identity) if spec is None else spec
-        stdio, channel = _keep_only(stdio, channel)
-    except GhaError as error:
-        channel.send(channels.error_message(error, error.cause))
-        os._exit(error.exit_code)
-    Monitor(deciding.Job(identity, spec, attached), records, host, settings, channel, stdio).main()
+    stdio, channel = _keep_only(stdio, channel)
+    Monitor(deciding.Job(identity, spec, attached), Records(host.state_dir), host, settings, channel, stdio).main()
 
 
 def _keep_only(stdio: Optional[Stdio], channel: socket.socket) -> Tuple[Optional[Stdio], socket.socket]:

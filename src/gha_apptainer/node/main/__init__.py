@@ -88,18 +88,6 @@ def _dispatch(verb: str, rest: Tuple[str, ...], more: Sequence[Tuple[str, str]])
         code = enter.main(list(rest))
         if code is not None:
             return code
-    if verb in ("run", "start"):
-        from gha_apptainer.node.engine import ahead
-
-        ahead.begin()
-        try:
-            return _called(verb, rest)
-        finally:
-            ahead.abandon()
-    return _called(verb, rest)
-
-
-def _called(verb: str, rest: Tuple[str, ...]) -> int:
     module, name, _ = VERBS[verb]
     __import__(module)  # loading importlib for it would cost more than most verbs
     function: Callable[..., int] = getattr(sys.modules[module], name)
