@@ -275,3 +275,37 @@ def test_a_monitor_killed_at_any_moment_of_the_start_leaves_nothing(driver: Driv
         "answer(found)" % root
     )
     assert all(sum(one) == 0 for one in said), said
+
+
+def test_root_inside_cannot_change_the_network_or_find_the_forwarder(driver: Driver, root: str) -> None:
+    said = driver.run(
+        TALK + "one = service(%r, 'echo', '0.0.0.0', 80, name='one', network_name='n', ports=(Port(80),))\n"
+        "two = service(%r, 'echo', '0.0.0.0', 80, name='two', network_name='n')\n"
+        "opened(one, 80); opened(two, 80)\n"
+        "attack = '''import fcntl, os, socket, struct\n"
+        "def tries(what):\n"
+        "    try:\n"
+        "        what()\n"
+        "        return 'done'\n"
+        "    except OSError as error:\n"
+        "        return error.errno\n"
+        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        "def down(name): fcntl.ioctl(s, 0x8914, struct.pack('16sh14x', name, 0))\n"
+        "def sysctl(): open('/proc/sys/net/ipv4/ip_forward', 'w').write('1')\n"
+        "def route():\n"
+        "    n = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)\n"
+        "    n.send(struct.pack('=IHHII', 32, 17, 5, 1, 0) + struct.pack('=BBHiII', 0, 0, 0, socket.if_nametoindex('eth0'), 0, 0))\n"
+        "    number = -struct.unpack_from('=i', n.recv(4096), 16)[0]\n"
+        "    if number: raise OSError(number, '')\n"
+        "names = [open('/proc/%%s/cmdline' %% p).read() for p in os.listdir('/proc') if p.isdigit() and int(p) != os.getpid()]\n"
+        "print(tries(lambda: down(b'eth0')), tries(lambda: down(b'lo')), tries(sysctl), tries(route), any('gha_apptainer' in n for n in names), sorted(n for _, n in socket.if_nameindex() if n in ('eth0', 'lo', 'gha0')))\n"
+        "'''\n"
+        "out = run(one, '/usr/bin/python3', '-I', '-c', attack)\n"
+        "answer([out['out'].strip(), out['err'], say('127.0.0.1', engine.get(one).reach.ports[0].host)])" % (root, root)
+    )
+    words, errors, answered = said
+    assert errors == ""
+    assert answered == "x|end"
+    first = words.split(" ", 4)
+    assert all(one in ("1", "13", "30") for one in first[:4]), words
+    assert first[4] == "False ['eth0', 'lo']"
