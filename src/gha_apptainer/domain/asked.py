@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Optional, Tuple
 
-from gha_apptainer.domain.containers import NETWORK_HOST, Args, Env, Mount
-from gha_apptainer.domain.images import PULL_IF_NOT_PRESENT
+from gha_apptainer.domain.containers import Args, Env, Mount, Port
+from gha_apptainer.domain.images import PULL_IF_NOT_PRESENT, Health
 from gha_apptainer.domain.values import dataclass
+
+HOST_GATEWAY = "host-gateway"
+"""Docker's word for the address of the machine itself."""
 
 
 @dataclass(frozen=True)
@@ -18,8 +21,11 @@ class Asked:
     `gpu` is none, auto (used if present), any (one of the kinds must be present), nvidia or rocm; `gpu_select` narrows the allocation:
     "" all of it, "count:N" its first N, "device:A,B" these. `platform` is os/architecture, "" this machine's.
     `command` None takes the image's CMD; `entrypoint` None its ENTRYPOINT; an empty tuple clears it.
-    `add_hosts` are name -> address pairs. `workdir` missing in the image is created. `hold` asks for a container without a main process.
-    """
+    `network` is host, none or private, or empty: host, but private where ports are published; `network_name` joins the container to others
+    with that name, under `aliases` too. `publish` and `expose` are ports, `publish_all` publishes every exposed one.
+    `health` replaces the parts of the image's health check that it states; ("NONE",) as its test switches it off.
+    `add_hosts` are name -> address pairs, HOST_GATEWAY being the machine itself. `workdir` missing in the image is created. `hold` asks
+    for a container without a main process."""
 
     image: str = ""
     command: Optional[Args] = None
@@ -32,7 +38,16 @@ class Asked:
     name: str = ""
     hostname: str = ""
     add_hosts: Tuple[Tuple[str, str], ...] = ()
-    network: str = NETWORK_HOST
+    network: str = ""
+    network_name: str = ""
+    aliases: Args = ()
+    publish: Tuple[Port, ...] = ()
+    publish_all: bool = False
+    expose: Tuple[Port, ...] = ()
+    dns: Args = ()
+    dns_search: Args = ()
+    dns_options: Args = ()
+    health: Optional[Health] = None
     gpu: str = "none"
     gpu_select: str = ""
     read_only: bool = False

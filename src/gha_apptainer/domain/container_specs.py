@@ -10,24 +10,29 @@ from __future__ import annotations
 from typing import Callable, Dict, List, Mapping, Optional, Tuple
 
 from gha_apptainer.domain.apptainer_args import ApptainerArgs, parse_apptainer_args
-from gha_apptainer.domain.asked import Asked
+from gha_apptainer.domain.asked import HOST_GATEWAY, Asked
 from gha_apptainer.domain.containers import (
     ANONYMOUS,
     BIND,
     GPU_NONE,
     GPU_NVIDIA,
     GPU_ROCM,
+    LOOPBACK,
+    NETWORK_HOST,
+    NETWORK_NONE,
+    NETWORK_PRIVATE,
     Args,
     ContainerSpec,
     Env,
     ExecRequest,
     Mount,
     Owner,
+    Port,
 )
 from gha_apptainer.domain.docker_values import signal_name, target
 from gha_apptainer.domain.errors import HostUnfit, InputError, Refused
 from gha_apptainer.domain.hosts import HostFacts
-from gha_apptainer.domain.images import Image, OciConfig
+from gha_apptainer.domain.images import Health, Image, OciConfig
 from gha_apptainer.domain.values import replace
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -62,6 +67,7 @@ def container_spec(
         tty=asked.tty,
         create_cwd=True,
     )
+    network, ports, exposed = _network(config, asked)
     return ContainerSpec(
         image=image,
         owner=owner,
@@ -69,12 +75,20 @@ def container_spec(
         usual=usual,
         mounts=_mounts(config, asked, extra),
         hostname=asked.hostname,
-        hosts=dict(asked.add_hosts),
-        network=asked.network,
+        hosts=_hosts(asked, network),
+        network=network,
+        network_name=asked.network_name,
+        aliases=asked.aliases,
+        ports=ports,
+        exposed=exposed,
+        dns=asked.dns,
+        dns_search=asked.dns_search,
+        dns_options=asked.dns_options,
+        switch_users=not asked.hold and bool(config.entrypoint if asked.entrypoint is None else asked.entrypoint),
         gpu=gpu,
         gpu_env=gpu_env,
         writable=not asked.read_only,
-        health=config.healthcheck,
+        health=_health(config.healthcheck, asked.health),
         stop_signal=signal_name(asked.stop_signal or config.stop_signal or DEFAULT_STOP_SIGNAL, "stop signal"),
         labels=dict(config.labels + asked.labels),
         remove=asked.remove,
@@ -176,6 +190,65 @@ def _mounts(config: OciConfig, asked: Asked, extra: ApptainerArgs) -> Tuple[Moun
             seen[inside] = Mount(source="", target=inside, kind=ANONYMOUS)
             found.append(seen[inside])
     return tuple(found)
+
+
+def _network(config: OciConfig, asked: Asked) -> Tuple[str, Tuple[Port, ...], Tuple[Port, ...]]:
+    """The kind of network, the published and the exposed ports."""
+    network = asked.network or (NETWORK_PRIVATE if asked.publish or asked.publish_all else NETWORK_HOST)
+    exposed: Dict[Tuple[int, str], Port] = {}
+    if config.ports or asked.expose:
+        from gha_apptainer.domain.docker_networks import expose
+
+        for text in config.ports:
+            exposed.update({(one.container, one.protocol): one for one in expose("EXPOSE of the image", text)})
+        exposed.update({(one.container, one.protocol): one for one in asked.expose})
+    ports = asked.publish
+    if asked.publish_all:
+        covered = {(one.container, one.protocol) for one in ports}
+        ports += tuple(one for key, one in exposed.items() if key not in covered)
+    if ports and network == NETWORK_NONE:
+        raise InputError("ports cannot be published from a container without a network", remedy="use --network private")
+    if asked.aliases and not asked.network_name:
+        raise InputError("names in a network need a network that has a name", remedy="add --network NAME")
+    taken = [(one.address, one.host, one.protocol) for one in ports if one.host and not one.last]
+    for one in taken:
+        if taken.count(one) > 1:
+            raise InputError("%s:%d/%s is published twice" % one, remedy="publish each port of the machine once")
+    return network, ports, tuple(exposed.values())
+
+
+def _hosts(asked: Asked, network: str) -> Dict[str, str]:
+    """The further lines of /etc/hosts; the machine itself can be named only where its network is the container's."""
+    found = dict(asked.add_hosts)
+    for name, address in asked.add_hosts:
+        if address == HOST_GATEWAY:
+            if network != NETWORK_HOST:
+                raise Refused(
+                    "%s=%s cannot be honoured: a private network has no way to the machine itself" % (name, HOST_GATEWAY),
+                    remedy="use --network host",
+                )
+            found[name] = LOOPBACK
+    return found
+
+
+def _health(image: Optional[Health], asked: Optional[Health]) -> Optional[Health]:
+    """The health check to run: the image's, with what was asked for in its place. None if there is none."""
+    found = image
+    if asked is not None:
+        base = image or Health(())
+        found = Health(
+            asked.test or base.test,
+            asked.interval or base.interval,
+            asked.timeout or base.timeout,
+            asked.start_period or base.start_period,
+            asked.retries or base.retries,
+            asked.start_interval or base.start_interval,
+        )
+    if found is None or not found.test or found.test[0] == "NONE":
+        return None
+    if found.test[0] not in ("CMD", "CMD-SHELL") or len(found.test) < 2:
+        raise InputError("the health check %r is not understood" % (found.test,), remedy="use --health-cmd, or --no-healthcheck")
+    return found
 
 
 def _gpu(wish: str, host: HostFacts) -> str:

@@ -15,7 +15,9 @@ Args = Tuple[str, ...]
 Env = Tuple[Tuple[str, str], ...]
 """Environment in order; a name stands once. Names may be anything without `=` and NUL."""
 
-NETWORK_HOST, NETWORK_NONE = "host", "none"
+NETWORK_HOST, NETWORK_NONE, NETWORK_PRIVATE = "host", "none", "private"
+TCP, UDP = "tcp", "udp"
+LOOPBACK = "127.0.0.1"
 GPU_NONE, GPU_NVIDIA, GPU_ROCM = "none", "nvidia", "rocm"
 BIND, VOLUME, TMPFS, ANONYMOUS = "bind", "volume", "tmpfs", "anonymous"
 
@@ -40,11 +42,16 @@ class Mount:
 
 @dataclass(frozen=True)
 class Port:
-    """A published port: `container` inside, `host` outside (0: any free one), `address` of the listener, tcp only."""
+    """A port of a container, and where it is published: `container` inside, `host` outside (0: any free one), `address` of the listener.
+
+    With `last` the first free one of `host` to `last` is taken. In a record of a running container `host` is the port that was taken.
+    """
 
     container: int
     host: int = 0
-    address: str = "127.0.0.1"
+    address: str = LOOPBACK
+    protocol: str = TCP
+    last: int = 0
 
 
 @dataclass(frozen=True)
@@ -95,6 +102,12 @@ class ContainerSpec:
 
     `hosts` maps names to addresses for its /etc/hosts. `gpu` is none, nvidia or rocm. `writable` False mounts the root read-only.
     `remove` deletes container, layer and anonymous volumes when it ends. `interactive` keeps the main process's stdin open.
+
+    `network` host is the machine's own, none has only a loopback of its own, private the same with forwarders between it and the world:
+    `ports` are published on the machine, `exposed` are ports that the image says it listens on. Containers with the same `network_name`
+    find each other by name, `aliases` and hostname; `address` (127.a.b.c, chosen by the engine) is this one's. `dns`, `dns_search` and
+    `dns_options` replace the machine's own lines of resolv.conf. `switch_users` makes gosu, su-exec and setpriv of the image
+    really change the user where only one id is mapped.
     """
 
     image: Image
@@ -105,7 +118,15 @@ class ContainerSpec:
     hostname: str = ""
     hosts: Mapping[str, str] = field(default_factory=dict)
     network: str = NETWORK_HOST
+    network_name: str = ""
+    aliases: Args = ()
+    address: str = ""
     ports: Tuple[Port, ...] = ()
+    exposed: Tuple[Port, ...] = ()
+    dns: Args = ()
+    dns_search: Args = ()
+    dns_options: Args = ()
+    switch_users: bool = False
     gpu: str = GPU_NONE
     gpu_env: Env = ()
     writable: bool = True
@@ -142,8 +163,47 @@ CREATED, RUNNING, EXITED = "created", "running", "exited"
 
 
 @dataclass(frozen=True)
+class Reach:
+    """How a running container can be reached. `ports` are the published ones, each with the host port that was taken.
+
+    `open` are the TCP ports on which something listens inside just now: they answer at `address` too. `blocked` says, a sentence each,
+    which of them do not answer there and why; who needs them must treat that as a failure.
+    """
+
+    address: str = ""
+    ports: Tuple[Port, ...] = ()
+    open: Tuple[int, ...] = ()
+    blocked: Args = ()
+
+
+STARTING, HEALTHY, UNHEALTHY = "starting", "healthy", "unhealthy"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One run of a health check: times, exit code (-1: it took too long or could not start), the first 4096 bytes it wrote."""
+
+    started: float
+    finished: float
+    exit_code: int
+    output: str = ""
+
+
+@dataclass(frozen=True)
+class HealthState:
+    """What a container's health check has found: starting, healthy or unhealthy, failures in a row, and the last five runs."""
+
+    status: str = STARTING
+    failing: int = 0
+    log: Tuple[Probe, ...] = ()
+
+
+@dataclass(frozen=True)
 class Container:
-    """One container as the engine's records tell it. `pid` is the host pid of its init while it runs, else 0."""
+    """One container as the engine's records tell it. `pid` is the host pid of its init while it runs, else 0.
+
+    `health` is None where there is no health check.
+    """
 
     id: str
     name: str
@@ -152,6 +212,8 @@ class Container:
     created: float
     pid: int = 0
     status: Optional[ExitStatus] = None
+    reach: Reach = Reach()
+    health: Optional[HealthState] = None
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,23 @@ from typing import Dict, List, Mapping, Optional, Tuple
 
 from gha_apptainer.domain.asked import Asked
 from gha_apptainer.domain.containers import Args
-from gha_apptainer.domain.docker_table import APPROXIMATE, CREATE, EXEC, MAKING, OPTIONS, REFUSED, RUN, VERBS, Draft, Option, options_of
+from gha_apptainer.domain.docker_table import (
+    APPROXIMATE,
+    CREATE,
+    EXEC,
+    MAKING,
+    NO_WAY_OUT,
+    OPTIONS,
+    REFUSED,
+    RUN,
+    VERBS,
+    Draft,
+    Option,
+    options_of,
+)
 from gha_apptainer.domain.docker_values import Reader, boolean
 from gha_apptainer.domain.errors import InputError, Refused
+from gha_apptainer.domain.images import Health
 from gha_apptainer.domain.values import dataclass, field
 
 
@@ -64,6 +78,7 @@ def parse_options(
         asked["labels"] = tuple(dict(draft.file_labels + draft.labels).items())
         asked["mounts"] = tuple(draft.mounts) + ((draft.shm,) if draft.shm else ())
         asked["add_hosts"] = tuple(draft.hosts)
+        asked.update(_network(draft))
     if verb in MAKING and words:
         asked["image"] = words[0]
         asked["command"] = words[1:] or None
@@ -76,6 +91,23 @@ def _environment(draft: Draft) -> Dict[str, object]:
     final: Dict[str, Optional[str]] = dict(draft.file_env + draft.env)
     env = tuple((name, value) for name, value in final.items() if value is not None)
     return {"env": env, "unset_env": tuple(name for name, value in final.items() if value is None)}
+
+
+def _network(draft: Draft) -> Dict[str, object]:
+    """What the options said of ports, names and health, where they said anything."""
+    found: Dict[str, object] = {name: tuple(words) for name, words in draft.lists.items()}
+    for name, listed in (("publish", draft.publish), ("expose", draft.expose), ("aliases", draft.aliases)):
+        if listed:
+            found[name] = tuple(listed)
+    if ("publish" in found or draft.asked.get("publish_all")) and not draft.asked.get("network"):
+        draft.warn("ports are published from a private network: " + NO_WAY_OUT)
+    if draft.health:
+        health = dict(draft.health)
+        off = health.pop("off", False)
+        if off and health:
+            raise InputError("--no-healthcheck conflicts with --health-* options", remedy="leave one of them out")
+        found["health"] = Health(("NONE",)) if off else Health(**{"test": (), **health})
+    return found
 
 
 class _Names:

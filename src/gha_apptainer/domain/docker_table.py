@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 from gha_apptainer.domain import docker_values as values
-from gha_apptainer.domain.containers import NETWORK_HOST, NETWORK_NONE, TMPFS, Mount
+from gha_apptainer.domain.asked import HOST_GATEWAY
+from gha_apptainer.domain.containers import NETWORK_PRIVATE, TMPFS, Mount, Port
 from gha_apptainer.domain.docker_values import Reader
 from gha_apptainer.domain.errors import InputError, Refused
 from gha_apptainer.domain.images import PULL_ALWAYS, PULL_IF_NOT_PRESENT, PULL_NEVER
@@ -43,12 +44,20 @@ class Draft:
         self.mounts: List[Mount] = []
         self.hosts: List[Tuple[str, str]] = []
         self.shm: Optional[Mount] = None
+        self.publish: List[Port] = []
+        self.expose: List[Port] = []
+        self.aliases: List[str] = []
+        self.lists: Dict[str, List[str]] = {}
+        self.health: Dict[str, Any] = {}
         self.warnings: List[str] = []
 
     def warn(self, text: str) -> None:
         """Note an approximation, once."""
         if text not in self.warnings:
             self.warnings.append(text)
+
+
+NO_WAY_OUT = "its containers reach each other and are reached by published ports; there is no way from them to other machines"
 
 
 Apply = Callable[[Draft, str, str], None]
@@ -211,14 +220,72 @@ def _gpus(draft: Draft, flag: str, value: str) -> None:
 
 
 def _network(draft: Draft, flag: str, value: str) -> None:
-    name = value[5:] if value.startswith("name=") and "," not in value else value
-    if name not in (NETWORK_HOST, NETWORK_NONE):
-        raise Refused(
-            "%s=%s cannot be honoured" % (flag, value),
-            cause="without privileges a container has either the machine's own network or none",
-            remedy="use host (the default here) or none",
-        )
-    draft.asked["network"] = name
+    from gha_apptainer.domain import docker_networks as networks  # here and below: a command that asks for none need not load it
+
+    kind, name, aliases = networks.network(flag, value)
+    if kind == NETWORK_PRIVATE and value != NETWORK_PRIVATE:
+        draft.warn("%s=%s: %s" % (flag, value, NO_WAY_OUT))
+    draft.asked["network"], draft.asked["network_name"] = kind, name
+    draft.aliases += aliases
+
+
+def _network_alias(draft: Draft, flag: str, value: str) -> None:
+    from gha_apptainer.domain import docker_networks as networks
+
+    draft.aliases.append(networks.alias(flag, value))
+
+
+def _publish(draft: Draft, flag: str, value: str) -> None:
+    from gha_apptainer.domain import docker_networks as networks
+
+    draft.publish += networks.publish(flag, value)
+
+
+def _expose(draft: Draft, flag: str, value: str) -> None:
+    from gha_apptainer.domain import docker_networks as networks
+
+    draft.expose += networks.expose(flag, value)
+
+
+def _name_server(draft: Draft, flag: str, value: str) -> None:
+    import ipaddress
+
+    try:
+        draft.lists.setdefault("dns", []).append(str(ipaddress.ip_address(value)))
+    except ValueError as error:
+        raise InputError("%s: %r is no IP address" % (flag, value)) from error
+
+
+def _word_of(name: str) -> Apply:
+    """A word for a line of resolv.conf."""
+
+    def apply(draft: Draft, flag: str, value: str) -> None:
+        if not value or not value.isprintable() or " " in value:
+            raise InputError("%s: %r is no single word" % (flag, value))
+        draft.lists.setdefault(name, []).append(value)
+
+    return apply
+
+
+def _health_command(draft: Draft, _flag: str, value: str) -> None:
+    draft.health["test"] = ("CMD-SHELL", value) if value else ()
+
+
+def _health_time(name: str) -> Apply:
+    def apply(draft: Draft, flag: str, value: str) -> None:
+        from gha_apptainer.domain import docker_networks as networks
+
+        draft.health[name] = networks.duration(flag, value)
+
+    return apply
+
+
+def _health_retries(draft: Draft, flag: str, value: str) -> None:
+    draft.health["retries"] = values.whole(flag, value)
+
+
+def _no_health(draft: Draft, _flag: str, value: str) -> None:
+    draft.health["off"] = value == "true"
 
 
 def _add_host(draft: Draft, flag: str, value: str) -> None:
@@ -226,10 +293,9 @@ def _add_host(draft: Draft, flag: str, value: str) -> None:
 
     name, mark, address = value.partition("=" if "=" in value else ":")
     address = address[1:-1] if address.startswith("[") and address.endswith("]") else address
-    if address == "host-gateway":
-        address = "127.0.0.1"  # the machine itself: its network is the container's
     try:
-        ipaddress.ip_address(address)
+        if address != HOST_GATEWAY:
+            ipaddress.ip_address(address)
     except ValueError as error:
         raise InputError("%s: %r has no IP address" % (flag, value), remedy="write name:address") from error
     if not name or not mark or any(letter in " \t\n#" for letter in name):
@@ -258,8 +324,7 @@ def _pull(draft: Draft, flag: str, value: str) -> None:
 
 _LIMITS = "limits belong to the batch system or the machine's administrator, a container here cannot set them"
 _RIGHTS = "a container never has more rights than the user who starts it"
-_NET = "the container uses the machine's own network, or none"
-_HEALTH = "health checks are not run by these verbs"
+_NET = "a network here has names and forwarded ports, but no interfaces with addresses of their own"
 _LOGGING = "a container's output is kept by its monitor, in one form"
 _WINDOWS = "it is for Windows"
 _GROUPS = "an ordinary user cannot take on other groups"
@@ -303,7 +368,41 @@ _HONOURED = (
     Option("label-file", "read labels from a file of NAME=VALUE lines", "", "FILE", True, apply=_label_file),
     Option("mount", "mount something: type=bind|volume|tmpfs,source=…,target=…[,readonly]", "", "MOUNT", True, apply=_mount),
     Option("name", "the container's name", "", "NAME", apply=_name),
-    Option("network", "the network: host (the default here) or none", "", "NETWORK", aliases=("net",), apply=_network),
+    Option("dns", "a name server for resolv.conf, instead of the machine's", "", "ADDRESS", True, apply=_name_server),
+    Option("dns-option", "an option for resolv.conf", "", "OPTION", True, aliases=("dns-opt",), apply=_word_of("dns_options")),
+    Option("dns-search", "a search domain for resolv.conf; `.` for none", "", "DOMAIN", True, apply=_word_of("dns_search")),
+    Option(
+        "expose", "a port that the container listens on, for -P and for its network: 80, 53/udp, 7000-7009", "", "PORT", True, apply=_expose
+    ),
+    Option("health-cmd", "a command for the shell that says whether the container is healthy", "", "COMMAND", apply=_health_command),
+    Option("health-interval", "the time between two checks (30s)", "", "DURATION", apply=_health_time("interval")),
+    Option("health-retries", "so many failures in a row make it unhealthy (3)", "", "N", apply=_health_retries),
+    Option(
+        "health-start-interval", "the time between two checks while it starts (5s)", "", "DURATION", apply=_health_time("start_interval")
+    ),
+    Option(
+        "health-start-period", "failures do not count for so long after the start (0s)", "", "DURATION", apply=_health_time("start_period")
+    ),
+    Option("health-timeout", "a check that takes longer has failed (30s)", "", "DURATION", apply=_health_time("timeout")),
+    Option(
+        "network",
+        "the network: host (the default), none, private (or bridge: loopback only, ports forwarded), or a name that containers share",
+        "",
+        "NETWORK",
+        aliases=("net",),
+        apply=_network,
+    ),
+    Option("network-alias", "a further name in its network", "", "NAME", True, aliases=("net-alias",), apply=_network_alias),
+    Option("no-healthcheck", "do not run the image's health check", apply=_no_health),
+    Option(
+        "publish",
+        "forward a port of this machine to one of the container: [ADDRESS:][HOST:]CONTAINER[/udp]; 127.0.0.1 and a free port unless said",
+        "p",
+        "PORT",
+        True,
+        apply=_publish,
+    ),
+    Option("publish-all", "publish every exposed port on a free one of this machine", "P", apply=_switch("publish_all")),
     Option("pid", "the PID namespace: always its own", "", "MODE", apply=_only(("", "private"), _NAMESPACE)),
     Option("platform", "the platform of the image: only this machine's own", "", "OS/ARCH", apply=_text("platform")),
     Option("pull", "when to ask the registry: always, missing or never", "", "POLICY", apply=_pull),
@@ -341,16 +440,6 @@ _HONOURED = (
         note="Docker's content trust does not exist here; pin a digest instead",
         apply=_ignore,
     ),
-    Option(
-        "expose",
-        "a port that the container listens on",
-        "",
-        "PORT",
-        True,
-        treatment=APPROXIMATE,
-        note="it changes nothing: every port is reachable on the machine's own network",
-        apply=_ignore,
-    ),
 )
 
 _REFUSED = (
@@ -380,24 +469,15 @@ _REFUSED = (
     _no("device-read-iops", _LIMITS),
     _no("device-write-bps", _LIMITS),
     _no("device-write-iops", _LIMITS),
-    _no("dns", "names are resolved as on this machine"),
-    _no("dns-option", "names are resolved as on this machine", aliases=("dns-opt",)),
-    _no("dns-search", "names are resolved as on this machine"),
     _no("domainname", "there is no NIS domain in a container; put the domain in --hostname"),
     _no("group-add", _GROUPS),
-    _no("health-cmd", _HEALTH),
-    _no("health-interval", _HEALTH),
-    _no("health-retries", _HEALTH),
-    _no("health-start-interval", _HEALTH),
-    _no("health-start-period", _HEALTH),
-    _no("health-timeout", _HEALTH),
     _no("io-maxbandwidth", _WINDOWS),
     _no("io-maxiops", _WINDOWS),
     _no("ip", _NET),
     _no("ip6", _NET),
     _no("isolation", _WINDOWS),
     _no("kernel-memory", _LIMITS),
-    _no("link", _NET),
+    _no("link", "give both containers the same --network NAME: they find each other by name and --network-alias"),
     _no("link-local-ip", _NET),
     _no("log-driver", _LOGGING),
     _no("log-opt", _LOGGING),
@@ -406,14 +486,10 @@ _REFUSED = (
     _no("memory-reservation", _LIMITS),
     _no("memory-swap", _LIMITS),
     _no("memory-swappiness", _LIMITS),
-    _no("network-alias", _NET, aliases=("net-alias",)),
-    _no("no-healthcheck", _HEALTH, value=""),
     _no("oom-kill-disable", _LIMITS, value=""),
     _no("oom-score-adj", _LIMITS),
     _no("pids-limit", _LIMITS),
     _no("privileged", _RIGHTS, value="", verbs=(RUN, CREATE, EXEC)),
-    _no("publish", "the container uses the machine's own network: its ports are open there already, unchanged", short="p"),
-    _no("publish-all", "the container uses the machine's own network: its ports are open there already, unchanged", short="P", value=""),
     _no("runtime", "there is one engine: Apptainer"),
     _no("stop-timeout", "say it when you stop it: `gha-apptainer stop -t SECONDS`"),
     _no("storage-opt", "where layers lie is the site's setting"),

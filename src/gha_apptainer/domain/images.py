@@ -14,13 +14,17 @@ PULL_POLICIES = (PULL_ALWAYS, PULL_IF_NOT_PRESENT, PULL_NEVER)
 
 @dataclass(frozen=True)
 class Health:
-    """A health check. `test` is Docker's array: ("NONE",), ("CMD", …) or ("CMD-SHELL", text). Times in seconds; 0 is Docker's default."""
+    """A health check. `test` is Docker's array: ("NONE",), ("CMD", …) or ("CMD-SHELL", text). Times in seconds; 0 is Docker's default.
+
+    `start_interval` is the interval while the container is starting, within its `start_period`.
+    """
 
     test: Tuple[str, ...]
     interval: float = 0.0
     timeout: float = 0.0
     start_period: float = 0.0
     retries: int = 0
+    start_interval: float = 0.0
 
 
 @dataclass(frozen=True)

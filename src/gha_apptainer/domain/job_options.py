@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Callable, List, Mapping, Sequence, Tuple
 
 from gha_apptainer.domain.asked import Asked
 from gha_apptainer.domain.containers import Args, Mount
@@ -12,13 +12,11 @@ from gha_apptainer.domain.docker_table import OPTIONS
 from gha_apptainer.domain.docker_values import Reader, size, whole
 from gha_apptainer.domain.errors import InputError, Refused
 from gha_apptainer.domain.hook_policy import HookPolicy, check_device, rights
-from gha_apptainer.domain.images import Health
 from gha_apptainer.domain.values import dataclass, replace
 
 JOB, SERVICE = "job container", "service"
 _FREE_CAPABILITIES = ("SYS_PTRACE", "CAP_SYS_PTRACE")
 _FREE_SECURITY = ("no-new-privileges", "no-new-privileges=true", "no-new-privileges:true", "seccomp=unconfined", "seccomp:unconfined")
-_UNITS = (("ms", 0.001), ("us", 1e-6), ("µs", 1e-6), ("ns", 1e-9), ("h", 3600.0), ("m", 60.0), ("s", 1.0))
 
 
 @dataclass(frozen=True)
@@ -26,8 +24,7 @@ class JobOptions:
     """What the options ask for beyond `asked`.
 
     `cpus` 0 and `cpuset` "" ask for nothing. `limits` are (name, hard) pairs of ulimits, -1 is unlimited. `network` is "" for the site's
-    own choice, else host, none or private. `resolv` are lines of resolv.conf. `health` None leaves the image's check, a test of ("NONE",)
-    switches it off. `aliases` are names for the job's network: of options in order `--network-alias`, `--name`, `--hostname`.
+    own choice, else host, none or private. `aliases` are names for the job's network, from `--network-alias`, `--name` and `--hostname`.
     """
 
     asked: Asked = Asked()
@@ -37,9 +34,6 @@ class JobOptions:
     devices: Args = ()
     network: str = ""
     aliases: Args = ()
-    resolv: Args = ()
-    health: Optional[Health] = None
-    health_changes: Tuple[Tuple[str, float], ...] = ()
     warnings: Args = ()
     notes: Args = ()
 
@@ -84,26 +78,24 @@ class _Reading:
         self._notes: List[str] = []
 
     def options(self, memory: int, device_reason: Callable[[str], str]) -> JobOptions:
-        asked, changes = self._parsed.asked, {}
+        asked = self._parsed.asked
         if asked.entrypoint is not None and self._kind == JOB:
             self._notes.append("--entrypoint is ignored for the job container: it is only held open, every step brings its own command")
             asked = replace(asked, entrypoint=None)
         self._rights()
         self._memory(memory)
         self._namespaces()
-        aliases = [*self._all("network-alias"), asked.name, asked.hostname]
-        health, changes = self._health()
+        aliases = [*asked.aliases, asked.name, asked.hostname]
         return JobOptions(
-            asked=replace(asked, name="", remove=False, detach=False, tty=False, interactive=False),
+            asked=replace(
+                asked, name="", aliases=(), network="", network_name="", remove=False, detach=False, tty=False, interactive=False
+            ),
             cpus=self._cpus(),
             cpuset=self._last("cpuset-cpus"),
             limits=self._ulimits(),
             devices=self._devices(device_reason),
             network=self._network(),
             aliases=tuple(dict.fromkeys(one for one in aliases if one)),
-            resolv=self._resolv(),
-            health=health,
-            health_changes=tuple(changes.items()),
             warnings=tuple(dict.fromkeys(self._warnings)),
             notes=tuple(self._notes),
         )
@@ -195,38 +187,6 @@ class _Reading:
             raise Refused("--network=%s is not allowed on this runner" % name, cause="policy allows: " + ", ".join(self._policy.networks))
         return name
 
-    def _resolv(self) -> Args:
-        import ipaddress
-
-        lines = []
-        for value in self._all("dns"):
-            try:
-                lines.append("nameserver %s" % ipaddress.ip_address(value))
-            except ValueError as error:
-                raise InputError("--dns: %r is no IP address" % value) from error
-        for long, key in (("dns-search", "search"), ("dns-option", "options")):
-            values = self._all(long)
-            if any(not one or any(mark in one for mark in " \t\n") for one in values):
-                raise InputError("--%s: a value has white space or is empty" % long)
-            if values:
-                lines.append("%s %s" % (key, " ".join(values)))
-        return tuple(lines)
-
-    def _health(self) -> Tuple[Optional[Health], Dict[str, float]]:
-        command = self._last("health-cmd")
-        changes = {
-            name: duration("--health-" + name.replace("_", "-"), self._last("health-" + name.replace("_", "-")))
-            for name in ("interval", "timeout", "start_period")
-            if self._last("health-" + name.replace("_", "-"))
-        }
-        if self._last("health-retries"):
-            changes["retries"] = float(whole("--health-retries", self._last("health-retries")))
-        if self._parsed.has("no-healthcheck"):
-            if command or changes:
-                raise InputError("--no-healthcheck and --health-… exclude each other")
-            return Health(("NONE",)), {}
-        return (Health(("CMD-SHELL", command)) if command else None), changes
-
 
 LIMITS: Mapping[str, str] = {
     "core": "RLIMIT_CORE",
@@ -246,37 +206,6 @@ LIMITS: Mapping[str, str] = {
     "stack": "RLIMIT_STACK",
 }
 """Docker's names of limits, and the kernel's."""
-
-
-def health_of(options: JobOptions, image: Optional[Health]) -> Optional[Health]:
-    """The check to run: the options' command, else the image's, with the options' times; None where there is none."""
-    chosen = options.health or image
-    if chosen is None or chosen.test[:1] == ("NONE",) or not chosen.test:
-        return None
-    changes: Dict[str, float] = dict(options.health_changes)
-    times = image if options.health is not None and image is not None else chosen
-    return Health(
-        chosen.test,
-        interval=changes.get("interval", times.interval),
-        timeout=changes.get("timeout", times.timeout),
-        start_period=changes.get("start_period", times.start_period),
-        retries=int(changes.get("retries", times.retries)),
-    )
-
-
-def duration(flag: str, text: str) -> float:
-    """Seconds from Go's form of durations: `1m30s`, `500ms`, `10s`."""
-    rest, total = text, 0.0
-    while rest:
-        digits = rest[: len(rest) - len(rest.lstrip("0123456789."))]
-        unit = next((one for one in _UNITS if rest[len(digits) :].startswith(one[0])), None)
-        if not digits or unit is None or digits.count(".") > 1 or digits == ".":
-            raise InputError("%s: %r is no duration" % (flag, text), remedy="such as 10s, 1m30s or 500ms")
-        total += float(digits) * unit[1]
-        rest = rest[len(digits) + len(unit[0]) :]
-    if not text:
-        raise InputError("%s: an empty duration" % flag)
-    return total
 
 
 def processors(options: JobOptions, allowed: Sequence[int]) -> Tuple[Tuple[int, ...], str]:

@@ -136,6 +136,7 @@ def _health(raw: object) -> Optional[Health]:
         timeout=_seconds(raw, "Timeout"),
         start_period=_seconds(raw, "StartPeriod"),
         retries=int(_number(raw, "Retries")),
+        start_interval=_seconds(raw, "StartInterval"),
     )
 
 

@@ -10,17 +10,25 @@ from dataclasses import dataclass, field
 from gha_apptainer.domain.containers import (
     CREATED,
     EXITED,
+    HEALTHY,
     RUNNING,
+    STARTING,
+    TCP,
+    UNHEALTHY,
     Container,
     ContainerSpec,
     ExecRequest,
     ExitStatus,
+    HealthState,
     LogLine,
+    Probe,
+    Reach,
     Stdio,
 )
 from gha_apptainer.domain.docker_values import signal_number
 from gha_apptainer.domain.errors import InputError, TimedOut
 from gha_apptainer.domain.findings import Finding
+from gha_apptainer.domain.values import replace
 
 SIGKILL = 9
 
@@ -61,12 +69,15 @@ class _Entry:
     status: ExitStatus | None = None
     outcome: Outcome = Outcome()
     started: float = 0.0
+    reach: Reach = field(default_factory=Reach)
+    health: HealthState | None = None
     lines: list[LogLine] = field(default_factory=list)
 
 
 class FakeEngine:
     """Keeps the contract of `node.engine.protocol.Engine` without starting anything.
 
+    A health check is one run of its command by the program, at the start. Ports that are not chosen are given from 40000 on.
     `clock` gives the time of records. Waiting never sleeps: who waits for a container that goes on gets None at once.
     """
 
@@ -96,6 +107,11 @@ class FakeEngine:
         entry.state, entry.status, entry.started = RUNNING, None, self.clock()
         main = entry.spec.main
         entry.outcome = Outcome(lasts=True) if main is None else self.program(main)
+        self._made += len(entry.spec.ports)
+        chosen = [replace(one, host=one.host or 40000 + self._made - at, last=0) for at, one in enumerate(entry.spec.ports)]
+        inside = sorted({one.container for one in (*entry.spec.ports, *entry.spec.exposed) if one.protocol == TCP})
+        entry.reach = Reach(entry.spec.address, tuple(chosen), tuple(inside))
+        entry.health = self._check(entry.spec)
         self._write(entry, entry.outcome, stdio)
         if not entry.outcome.lasts:
             self._end(entry, entry.outcome.code)
@@ -147,6 +163,13 @@ class FakeEngine:
             return self._ended[id]
         return self._find(id).status
 
+    def wait_healthy(self, id: str, timeout: float) -> str:  # noqa: ARG002  # nothing changes here by waiting
+        """What its health is."""
+        entry = self._find(id)
+        if entry.state != RUNNING:
+            return EXITED
+        return HEALTHY if entry.health is None else entry.health.status
+
     def logs(self, id: str, *, follow: bool = False, tail: int = -1) -> Iterator[LogLine]:  # noqa: ARG002  # all is written at once
         """What it wrote."""
         lines = self._find(id).lines
@@ -186,7 +209,19 @@ class FakeEngine:
 
     def _container(self, entry: _Entry) -> Container:
         pid = 4242 if entry.state == RUNNING else 0
-        return Container(entry.id, entry.name, entry.state, entry.spec, entry.created, pid, entry.status)
+        reach = entry.reach if entry.state == RUNNING else Reach(entry.spec.address)
+        return Container(entry.id, entry.name, entry.state, entry.spec, entry.created, pid, entry.status, reach, entry.health)
+
+    def _check(self, spec: ContainerSpec) -> HealthState | None:
+        if spec.health is None:
+            return None
+        kind, *words = spec.health.test
+        request = replace(spec.main or spec.usual, argv=("/bin/sh", "-c", *words) if kind == "CMD-SHELL" else tuple(words))
+        outcome = self.program(request)
+        if outcome.lasts:
+            return HealthState(STARTING)
+        probe = Probe(self.clock(), self.clock(), outcome.code, outcome.out.decode("utf-8", "replace"))
+        return HealthState(UNHEALTHY if outcome.code else HEALTHY, 1 if outcome.code else 0, (probe,))
 
     def _write(self, entry: _Entry, outcome: Outcome, stdio: Stdio | None) -> None:
         now = self.clock()

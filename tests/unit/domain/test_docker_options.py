@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gha_apptainer.domain.containers import ANONYMOUS, BIND, TMPFS, VOLUME, Mount
+from gha_apptainer.domain.containers import ANONYMOUS, BIND, TMPFS, VOLUME, Mount, Port
 from gha_apptainer.domain.docker_options import ParsedOptions, parse_options
 from gha_apptainer.domain.docker_table import APPROXIMATE, HONOURED, REFUSED, TABLE, VERBS, options_of
 from gha_apptainer.domain.errors import InputError, Refused
+from gha_apptainer.domain.images import Health
 
 # what `docker VERB --help` of Docker 28.2 lists; a flag that is missing from the table could not be refused by name
 DOCKER_28 = {
@@ -187,16 +188,94 @@ def test_choosing_gpus_says_how_far_it_goes() -> None:
     assert run("--gpus=all", "i").warnings == ()
 
 
-@pytest.mark.parametrize("value, network", [("host", "host"), ("none", "none"), ("name=none", "none")])
-def test_networks(value: str, network: str) -> None:
-    assert run("--network", value, "i").asked.network == network
-    assert run("--net=" + value, "i").asked.network == network
+@pytest.mark.parametrize(
+    "value, network",
+    [
+        ("host", ("host", "", ())),
+        ("none", ("none", "", ())),
+        ("name=none", ("none", "", ())),
+        ("private", ("private", "", ())),
+        ("bridge", ("private", "", ())),
+        ("default", ("private", "", ())),
+        ("mine", ("private", "mine", ())),
+        ("name=mine,alias=a,alias=b.c", ("private", "mine", ("a", "b.c"))),
+    ],
+)
+def test_networks(value: str, network: tuple[str, str, tuple[str, ...]]) -> None:
+    for argv in (("--network", value, "i"), ("--net=" + value, "i")):
+        asked = run(*argv).asked
+        assert (asked.network, asked.network_name, asked.aliases) == network
 
 
-@pytest.mark.parametrize("value", ["bridge", "default", "mine", "container:x", "name=host,alias=a"])
+def test_a_network_like_dockers_says_what_it_lacks() -> None:
+    assert "other machines" in run("--network", "bridge", "i").warnings[0]
+    assert "other machines" in run("-p", "80", "i").warnings[0]
+    assert not run("--network", "private", "-p", "80", "i").warnings
+
+
+@pytest.mark.parametrize("value", ["container:x", "name=host,ip=10.0.0.1", "driver-opt=x"])
 def test_other_networks_are_refused(value: str) -> None:
     with pytest.raises(Refused, match="--network"):
         run("--network", value, "i")
+
+
+def test_a_network_is_a_name() -> None:
+    with pytest.raises(InputError, match="--network"):
+        run("--network", "a/b", "i")
+    with pytest.raises(InputError, match="--network-alias"):
+        run("--network-alias", "a b", "i")
+    assert run("--network=n1", "--network-alias", "db", "i").asked.aliases == ("db",)
+
+
+@pytest.mark.parametrize(
+    "value, ports",
+    [
+        ("80", [Port(80)]),
+        ("8080:80", [Port(80, 8080)]),
+        ("8080:80/udp", [Port(80, 8080, protocol="udp")]),
+        ("0.0.0.0:8080:80", [Port(80, 8080, "0.0.0.0")]),
+        ("127.0.0.2::80", [Port(80, 0, "127.0.0.2")]),
+        ("[::1]:8080:80", [Port(80, 8080, "::1")]),
+        (":80", [Port(80)]),
+        ("8000-8001:80-81", [Port(80, 8000), Port(81, 8001)]),
+        ("8000-8010:80", [Port(80, 8000, last=8010)]),
+        ("80-81", [Port(80), Port(81)]),
+        ("target=80,published=8080,protocol=udp", [Port(80, 8080, protocol="udp")]),
+    ],
+)
+def test_ports(value: str, ports: list[Port]) -> None:
+    assert list(run("-p", value, "i").asked.publish) == ports
+
+
+@pytest.mark.parametrize("value", ["", "x", "80:", "0:80", "65536", "1:2:3:4", "::1:80:80", "h:1:2", "1-2:3-5", "5-4", "80/icmp", "a=b"])
+def test_ports_not_understood(value: str) -> None:
+    with pytest.raises(InputError, match="-p"):
+        run("-p", value, "i")
+    with pytest.raises(Refused, match="sctp"):
+        run("-p", "80/sctp", "i")
+
+
+def test_health_options() -> None:
+    asked = run("--health-cmd", "check it", "--health-interval=1m30s", "--health-timeout", "500ms", "--health-retries=5", "i").asked
+    assert asked.health == Health(("CMD-SHELL", "check it"), 90.0, 0.5, 0.0, 5)
+    assert run("--health-start-period", "2h", "--health-start-interval", "1.5s", "i").asked.health == Health(
+        (), start_period=7200.0, start_interval=1.5
+    )
+    assert run("--no-healthcheck", "i").asked.health == Health(("NONE",))
+    assert run("i").asked.health is None
+    with pytest.raises(InputError, match="--no-healthcheck"):
+        run("--no-healthcheck", "--health-cmd", "x", "i")
+    for wrong in ("5", "1x", "", "s", "1us"):
+        with pytest.raises(InputError, match="--health-interval"):
+            run("--health-interval", wrong, "i")
+
+
+def test_name_servers() -> None:
+    asked = run("--dns", "10.0.0.1", "--dns", "::1", "--dns-search", ".", "--dns-opt", "ndots:2", "i").asked
+    assert (asked.dns, asked.dns_search, asked.dns_options) == (("10.0.0.1", "::1"), (".",), ("ndots:2",))
+    for argv in (("--dns", "there"), ("--dns-search", "a b"), ("--dns-option", "")):
+        with pytest.raises(InputError, match=argv[0]):
+            run(*argv, "i")
 
 
 @pytest.mark.parametrize(
@@ -206,7 +285,7 @@ def test_other_networks_are_refused(value: str) -> None:
         ("db=10.0.0.1", ("db", "10.0.0.1")),
         ("db:::1", ("db", "::1")),
         ("db=[2001:db8::1]", ("db", "2001:db8::1")),
-        ("host.docker.internal:host-gateway", ("host.docker.internal", "127.0.0.1")),
+        ("host.docker.internal:host-gateway", ("host.docker.internal", "host-gateway")),
     ],
 )
 def test_hosts(value: str, pair: tuple[str, str]) -> None:
@@ -230,7 +309,7 @@ def test_small_ones() -> None:
     assert (asked.init, asked.read_only, asked.detach, asked.hostname, asked.workdir) == (True, True, True, "box", "/w")
     assert (asked.entrypoint, asked.stop_signal, asked.platform) == ((), "SIGINT", "linux/amd64")
     assert run("--entrypoint", "/bin/sh", "i").asked.entrypoint == ("/bin/sh",)
-    assert run("--expose", "80", "i").warnings
+    assert run("--expose", "80-81/udp", "i").asked.expose == (Port(80, protocol="udp"), Port(81, protocol="udp"))
 
 
 @pytest.mark.parametrize(

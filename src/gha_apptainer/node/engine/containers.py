@@ -148,7 +148,7 @@ class ApptainerEngine:
             image_file=image_file,
         )
         plan = starting.plan_start(spec, self._host, base, os.path.join(records.state, "volumes"), _resolv_conf())
-        for name in ("exit.json", "running.json", "join", "monitor"):
+        for name in ("exit.json", "running.json", "join", "monitor", "reach.json", "health.json"):
             files.remove_tree(os.path.join(base, name))
         job = Job(identity, spec, root, plan, layer, attached, fresh_proc=not self._host.proc_reason)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -310,6 +310,12 @@ class ApptainerEngine:
             if left <= 0:
                 return None
             time.sleep(min(left, 0.01))
+
+    def wait_healthy(self, id: str, timeout: float) -> str:
+        """Until its health is known: "healthy", "unhealthy", "exited", or "starting" when `timeout` seconds are over."""
+        from gha_apptainer.node.engine import health
+
+        return health.wait(lambda: self.get(id), timeout)
 
     # reporting
 

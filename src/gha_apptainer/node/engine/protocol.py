@@ -32,6 +32,12 @@ class Engine(Protocol):
     def wait(self, id: str, timeout: float) -> Optional[ExitStatus]:
         """How it ended, or None if it still runs after `timeout` seconds."""
 
+    def wait_healthy(self, id: str, timeout: float) -> str:
+        """Until its health is known: "healthy", "unhealthy", "exited", or "starting" when `timeout` seconds are over.
+
+        A running container without a health check is "healthy" at once. An unhealthy one may become healthy later.
+        """
+
     def logs(self, id: str, *, follow: bool = False, tail: int = -1) -> Iterator[LogLine]:
         """What it wrote, line by line."""
 

@@ -3,6 +3,7 @@
 Layout of the state directory:
 
     containers/ID/       spec.json, created; monitor (pid and start time), running.json, join while it runs; exit.json at the end;
+                         reach.json (ports) and gate (a socket) by its forwarder, health.json by its health check;
                          log/, layer/ (or a link to where it lies), fs/ (hosts, tmp, …), volumes/ (anonymous)
     names/NAME           "ID PID STARTED PLACE": who holds a name, and the process that claimed it
     volumes/NAME/        named volumes
@@ -20,7 +21,17 @@ import re
 import time
 from typing import List, Optional, Sequence, Tuple
 
-from gha_apptainer.domain.containers import CREATED, EXITED, RUNNING, Container, ContainerSpec, ExitStatus
+from gha_apptainer.domain.containers import (
+    CREATED,
+    EXITED,
+    NETWORK_HOST,
+    RUNNING,
+    Container,
+    ContainerSpec,
+    ExitStatus,
+    HealthState,
+    Reach,
+)
 from gha_apptainer.domain.documents import from_json, to_json
 from gha_apptainer.domain.errors import DOCKER_FAILURE, GhaError, InputError, Untrusted
 from gha_apptainer.domain.findings import OK, WARN, Finding
@@ -269,7 +280,25 @@ class Records:
             created=os.lstat(self.path(identity, "spec.json")).st_mtime,
             pid=running.init if running is not None and state == RUNNING else 0,
             status=status,
+            reach=self.reach(identity, spec) if state == RUNNING else Reach(address=spec.address),
+            health=self.health(identity) if spec.health is not None else None,
         )
+
+    def reach(self, identity: str, spec: ContainerSpec) -> Reach:
+        """How the running container can be reached, as its forwarder tells it."""
+        if spec.network != NETWORK_HOST or spec.ports:
+            try:
+                return from_json(Reach, self._text(identity, "reach.json"))
+            except FileNotFoundError:
+                pass  # it is not up yet
+        return Reach(address=spec.address)
+
+    def health(self, identity: str) -> HealthState:
+        """What its health check has found so far."""
+        try:
+            return from_json(HealthState, self._text(identity, "health.json"))
+        except FileNotFoundError:
+            return HealthState()
 
     def write(self, identity: str, name: str, text: str) -> None:
         """Publish one file of a container's record."""

@@ -11,6 +11,7 @@ from gha_apptainer.domain.containers import (
     GPU_NONE,
     GPU_NVIDIA,
     NETWORK_NONE,
+    NETWORK_PRIVATE,
     TMPFS,
     VOLUME,
     Args,
@@ -64,7 +65,7 @@ def plan_start(spec: ContainerSpec, host: HostFacts, base: str, volumes: str, re
 
     Raises Refused, InputError or HostUnfit, before anything is made.
     """
-    if spec.ports:
+    if spec.ports or spec.network == NETWORK_PRIVATE:
         raise Refused("publishing ports is not served by this engine yet", remedy="use --network host: ports are then the host's")
     hostname = spec.hostname
     private = spec.network == NETWORK_NONE

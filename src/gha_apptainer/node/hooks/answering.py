@@ -24,7 +24,9 @@ def write_response(path: str, answer: Mapping[str, object]) -> None:
     except OSError as error:
         raise _untrusted(path, error.strerror) from error
     try:
-        handle = os.open(os.path.basename(path), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600, dir_fd=folder)
+        handle = os.open(
+            os.path.basename(path), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600, dir_fd=folder
+        )
     except OSError as error:
         raise _untrusted(path, error.strerror) from error
     finally:
@@ -45,4 +47,6 @@ def write_response(path: str, answer: Mapping[str, object]) -> None:
 
 
 def _untrusted(path: str, why: str) -> Untrusted:
-    return Untrusted("the runner's response file %s cannot be written: %s" % (path, why), cause="a step may have put a link or a file there")
+    return Untrusted(
+        "the runner's response file %s cannot be written: %s" % (path, why), cause="a step may have put a link or a file there"
+    )

@@ -85,7 +85,10 @@ def _unexpected(error: Exception) -> int:
         import traceback
 
         traceback.print_exc()
-    telling.error("container hooks", "internal error: %s: %s\nset GHA_APPTAINER_TRACE=1 for the traceback, and report it" % (type(error).__name__, error))
+    telling.error(
+        "container hooks",
+        "internal error: %s: %s\nset GHA_APPTAINER_TRACE=1 for the traceback, and report it" % (type(error).__name__, error),
+    )
     return FAILED
 
 
@@ -114,7 +117,7 @@ def _stdin() -> bytes:
 class _Context:
     """What the scanner below takes from json.JSONDecoder."""
 
-    strict, object_hook, object_pairs_hook, parse_float, parse_int, memo = False, None, None, float, int, {}  # noqa: RUF012  # a constant
+    strict, object_hook, object_pairs_hook, parse_float, parse_int, memo = False, None, None, float, int, {}  # a constant
 
     @staticmethod
     def parse_constant(name: str) -> float:

@@ -24,14 +24,12 @@ class FlatJob:
 
     __slots__ = _FIELDS
 
-    def __init__(
-        self, container: str, image: str, scope: str, node: str = "", cpus: str = "", limits: str = "", work: str = ""
-    ) -> None:
+    def __init__(self, container: str, image: str, scope: str, node: str = "", cpus: str = "", limits: str = "", work: str = "") -> None:
         self.container, self.image, self.scope, self.node = container, image, scope, node
         self.cpus, self.limits, self.work = cpus, limits, work
 
 
-def scope_of(environ: "os._Environ[str] | dict[str, str]") -> str:
+def scope_of(environ: os._Environ[str] | dict[str, str]) -> str:
     """The scope of the job that a hook is called for."""
     return "\n".join("%s=%s" % (name, environ.get(name, "")) for name in SCOPE)
 

@@ -83,7 +83,7 @@ def state_directory() -> str:
     return state
 
 
-def find_job(state: object, top: str, environ: "os._Environ[str] | dict[str, str]") -> tuple[str, flat.FlatJob]:
+def find_job(state: object, top: str, environ: os._Environ[str] | dict[str, str]) -> tuple[str, flat.FlatJob]:
     """The job that a state names: its directory and record. Raises Unusable for a state that is not this job's."""
     if state is None:
         raise Unusable(

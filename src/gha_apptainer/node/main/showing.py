@@ -7,7 +7,7 @@ import os
 import time
 from typing import Callable, Dict, List, Sequence, Tuple
 
-from gha_apptainer.domain.containers import CREATED, EXITED, RUNNING, Args, Container
+from gha_apptainer.domain.containers import CREATED, EXITED, RUNNING, STARTING, TCP, Args, Container, HealthState
 from gha_apptainer.domain.docker_options import ParsedOptions
 from gha_apptainer.domain.docker_values import whole
 from gha_apptainer.domain.errors import InputError, Refused
@@ -82,6 +82,7 @@ def row(one: Container) -> Dict[str, object]:
         "CreatedAt": moment(one.created),
         "State": one.state,
         "Status": _status(one),
+        "Ports": _ports(one),
         "Names": one.name,
         "Labels": dict(one.spec.labels),
         "Scope": one.spec.owner.scope,
@@ -91,7 +92,22 @@ def row(one: Container) -> Dict[str, object]:
 def _status(one: Container) -> str:
     if one.state == EXITED and one.status is not None:
         return "Exited (%d) %s ago" % (one.status.exit_code, _ago(time.time() - one.status.finished))
-    return "Up" if one.state == RUNNING else "Created"
+    if one.state != RUNNING:
+        return "Created"
+    if one.health is None:
+        return "Up"
+    return "Up (health: starting)" if one.health.status == STARTING else "Up (%s)" % one.health.status
+
+
+def _ports(one: Container) -> str:
+    """As `docker ps`: published ports with where they are published, then those that only its network sees."""
+    found = []
+    for port in one.reach.ports:
+        address = "[%s]" % port.address if ":" in port.address else port.address
+        found.append("%s:%d->%d/%s" % (address, port.host, port.container, port.protocol))
+    published = {(port.container, port.protocol) for port in one.reach.ports}
+    inside = {(port, TCP) for port in one.reach.open} | {(port.container, port.protocol) for port in one.spec.exposed}
+    return ", ".join(found + ["%d/%s" % port for port in sorted(inside - published)]) if one.state == RUNNING else ""
 
 
 def _ago(seconds: float) -> str:
@@ -107,11 +123,11 @@ def table(rows: Sequence[Dict[str, object]], *, whole_texts: bool) -> List[str]:
     cut: Callable[[str, int], str] = (
         (lambda text, _width: text) if whole_texts else (lambda text, width: text if len(text) <= width else text[: width - 1] + "…")
     )
-    cells: List[Tuple[str, ...]] = [("CONTAINER ID", "IMAGE", "COMMAND", "STATUS", "NAMES")]
+    cells: List[Tuple[str, ...]] = [("CONTAINER ID", "IMAGE", "COMMAND", "STATUS", "PORTS", "NAMES")]
     for one in rows:
         identity = str(one["ID"]) if whole_texts else str(one["ID"])[:12]
         command = json.dumps(cut(str(one["Command"]), 20), ensure_ascii=False)
-        cells.append((identity, cut(str(one["Image"]), 60), command, str(one["Status"]), str(one["Names"])))
+        cells.append((identity, cut(str(one["Image"]), 60), command, str(one["Status"]), str(one["Ports"]), str(one["Names"])))
     widths = [max(len(line[at]) for line in cells) for at in range(len(cells[0]))]
     return ["   ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip() for line in cells]
 
@@ -158,7 +174,7 @@ def details(one: Container) -> Dict[str, object]:
     """One container under Docker's names, with ImageDigest, Route and Owner as our own."""
     spec, status, main = one.spec, one.status, one.spec.main
     ended = one.state == EXITED
-    state = {
+    state: Dict[str, object] = {
         "Status": one.state,
         "Running": one.state == RUNNING,
         "Pid": one.pid,
@@ -168,6 +184,8 @@ def details(one: Container) -> Dict[str, object]:
         "StartedAt": moment(status.started if status is not None else 0.0),
         "FinishedAt": moment(status.finished if status is not None and ended else 0.0),
     }
+    if one.health is not None:
+        state["Health"] = _health(one.health)
     config = {
         "Hostname": spec.hostname or one.id[:12],
         "User": main.user if main is not None else "",
@@ -200,8 +218,39 @@ def details(one: Container) -> Dict[str, object]:
         "Route": spec.image.route,
         "Mounts": mounts,
         "Config": config,
-        "HostConfig": {"NetworkMode": spec.network, "ReadonlyRootfs": not spec.writable, "AutoRemove": spec.remove, "Gpu": spec.gpu},
+        "NetworkSettings": _network(one),
+        "HostConfig": {
+            "NetworkMode": spec.network_name or spec.network,
+            "ReadonlyRootfs": not spec.writable,
+            "AutoRemove": spec.remove,
+            "Gpu": spec.gpu,
+        },
         "Owner": {"Scope": spec.owner.scope, "Host": spec.owner.host, "Pid": spec.owner.pid},
+    }
+
+
+def _health(found: HealthState) -> Dict[str, object]:
+    log = [
+        {"Start": moment(probe.started), "End": moment(probe.finished), "ExitCode": probe.exit_code, "Output": probe.output}
+        for probe in found.log
+    ]
+    return {"Status": found.status, "FailingStreak": found.failing, "Log": log}
+
+
+def _network(one: Container) -> Dict[str, object]:
+    """Under Docker's names, with Open and Blocked as our own."""
+    ports: Dict[str, object] = {"%d/%s" % (port.container, port.protocol): None for port in one.spec.exposed}
+    for port in one.reach.ports:
+        key = "%d/%s" % (port.container, port.protocol)
+        bound = {"HostIp": port.address, "HostPort": str(port.host)}
+        before = ports.get(key)
+        ports[key] = [*before, bound] if isinstance(before, list) else [bound]
+    return {
+        "IPAddress": one.reach.address,
+        "Ports": ports,
+        "Networks": {one.spec.network_name: {"Aliases": list(one.spec.aliases)}} if one.spec.network_name else {},
+        "Open": list(one.reach.open),
+        "Blocked": list(one.reach.blocked),
     }
 
 
