@@ -40,7 +40,7 @@ class NodeFit:
 
 
 def libc_of(os_release: str, alpine_release: bool, musl_loader: bool, glibc_banner: str) -> Libc:
-    """The library, from the text of os-release, from whether /etc/alpine-release and a musl loader are there, and from glibc's own banner."""
+    """The library, from the text of os-release, whether /etc/alpine-release and a musl loader are there, and glibc's own banner."""
     words = dict(line.partition("=")[::2] for line in os_release.splitlines())
     name = words.get("ID", "").strip("\"' ")
     alpine = alpine_release or name == "alpine"

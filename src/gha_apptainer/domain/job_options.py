@@ -180,7 +180,7 @@ class _Reading:
             return ""
         if name.startswith("container:"):
             raise Refused("--network=%s cannot be honoured" % value, remedy="a job's containers find each other by name")
-        if name not in ("host", "none"):
+        if name not in ("host", "none", "private"):
             self._warnings.append("--network=%s: there is one network a job, which all its containers share" % value)
             return ""
         if name not in self._policy.networks:

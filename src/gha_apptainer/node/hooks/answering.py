@@ -22,13 +22,13 @@ def write_response(path: str, answer: Mapping[str, object]) -> None:
     try:
         folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
-        raise _untrusted(path, error.strerror) from error
+        raise _untrusted(path, str(error.strerror)) from error
     try:
         handle = os.open(
             os.path.basename(path), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600, dir_fd=folder
         )
     except OSError as error:
-        raise _untrusted(path, error.strerror) from error
+        raise _untrusted(path, str(error.strerror)) from error
     finally:
         os.close(folder)
     try:

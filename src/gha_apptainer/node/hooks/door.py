@@ -102,7 +102,7 @@ def _tie() -> None:
 
 
 def _stdin() -> bytes:
-    parts = []
+    parts: list[bytes] = []
     size = 0
     while True:
         part = os.read(0, 1 << 20)

@@ -216,8 +216,8 @@ def _explain(code: int, base: str) -> None:
         telling.error("step killed", "the step's command was ended by %s (exit code %d)" % (known, code))
     else:
         telling.write(
-            "\ngha-apptainer: the step's own command ended with exit code %d; the runner's words about its container implementation that follow "
-            "stand there for every failed step\n" % code
+            "\ngha-apptainer: the step's own command ended with exit code %d; the runner's words about its container implementation "
+            "that follow stand there for every failed step\n" % code
         )
 
 
