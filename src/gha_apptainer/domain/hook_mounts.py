@@ -6,7 +6,7 @@ takes the real path.
 
 from __future__ import annotations
 
-from typing import Callable, List, Mapping, Optional, Tuple
+from typing import Callable, Dict, List, Mapping, Optional, Tuple
 
 from gha_apptainer.domain.containers import ANONYMOUS, BIND, VOLUME, Mount
 from gha_apptainer.domain.docker_values import is_name, target
@@ -152,7 +152,7 @@ def image_path_reason(path: str, policy: HookPolicy, view: HostView) -> Optional
 
 def _once(mounts: List[Mount]) -> Tuple[Mount, ...]:
     """Each target once; the runner may name one twice with the same source."""
-    found = {}
+    found: Dict[str, Mount] = {}
     for one in mounts:
         if one.target in found and found[one.target] != one:
             raise InputError("the runner asks for two mounts on %s" % one.target)

@@ -117,7 +117,7 @@ def _stdin() -> bytes:
 class _Context:
     """What the scanner below takes from json.JSONDecoder."""
 
-    strict, object_hook, object_pairs_hook, parse_float, parse_int, memo = False, None, None, float, int, {}  # a constant
+    strict, object_hook, object_pairs_hook, parse_float, parse_int = False, None, None, float, int
 
     @staticmethod
     def parse_constant(name: str) -> float:

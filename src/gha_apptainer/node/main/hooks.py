@@ -15,44 +15,51 @@ REPORT_VERSION = 1
 """Version of the documents that `hooks install --json` and `hooks check --json` print."""
 
 
+VERBS = {
+    "install": "write the two hook files into a directory, print the lines for the runner's environment",
+    "check": "try all four commands with a small image on this machine, and look at who may change the hooks",
+}
+
+
 def main(argv: Sequence[str]) -> int:
-    """install or check."""
-    parser = Parser("gha-apptainer hooks", "gha-apptainer hooks install /opt/gha-apptainer/hooks", __doc__ or "")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_sub)
-    one = commands.add_parser("install", help="write the two hook files into a directory, print the lines for the runner's environment")
-    one.add_argument("directory", metavar="DIR", help="where the files go; no spaces in its path")
-    one.add_argument("--policy", default="", metavar="FILE.json", help="the site's policy, as `config compile --policy` writes it")
-    one.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    two = commands.add_parser(
-        "check", help="try all four commands with a small image on this machine, and look at who may change the hooks"
-    )
-    two.add_argument(
-        "directory", metavar="DIR", nargs="?", default="", help="where the hooks are installed; without it they are only tried"
-    )
-    two.add_argument("--image", default="", help="an image to try with, instead of a small one that is made here")
-    two.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    asked = parser.read(argv)
-    if asked is None:
+    """One of the verbs of `hooks`."""
+    words = tuple(argv)
+    if not words or words[0] in ("-h", "--help"):
+        tell(_help())
         return 0
-    if asked.command == "install":
-        return _install(asked.directory, asked.policy, as_json=asked.json)
-    if asked.command == "check":
-        return _check(asked.directory, asked.image, as_json=asked.json)
-    raise InputError("hooks: no command", remedy="gha-apptainer hooks --help")
+    if words[0] == "install":
+        return _install(words[1:])
+    if words[0] == "check":
+        return _check(words[1:])
+    raise InputError("hooks: unknown verb %r" % words[0], remedy="gha-apptainer hooks --help")
 
 
-def _sub(**words: str) -> Parser:
-    return Parser(words["prog"], words["prog"] + " /opt/gha-apptainer/hooks", "")
+def _help() -> str:
+    lines = [
+        "Example: gha-apptainer hooks install /opt/gha-apptainer/hooks",
+        "",
+        "Usage: gha-apptainer hooks VERB [OPTIONS] …",
+        "",
+        "Verbs:",
+    ]
+    return "\n".join([*lines, *("  %-8s %s" % (name, text) for name, text in VERBS.items())])
 
 
-def _install(directory: str, policy: str, *, as_json: bool) -> int:
+def _install(argv: Sequence[str]) -> int:
+    parser = Parser("gha-apptainer hooks install", "gha-apptainer hooks install /opt/gha-apptainer/hooks", VERBS["install"])
+    parser.add_argument("directory", metavar="DIR", help="where the files go; no spaces in its path")
+    parser.add_argument("--policy", default="", metavar="FILE.json", help="the site's policy, as `config compile --policy` writes it")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    chosen = parser.read(argv)
+    if chosen is None:
+        return 0
     from gha_apptainer.node import host
     from gha_apptainer.node.hooks.install import install
 
     environ = environment()
     facts = host.probe(host.load_settings(environ), environ)
-    done = install(directory, policy, environ, facts.apptainer)
-    if as_json:
+    done = install(chosen.directory, chosen.policy, environ, facts.apptainer)
+    if chosen.json:
         tell(json.dumps({"version": REPORT_VERSION, **plain(done)}, indent=2))
         return 0
     for line in done.environment:
@@ -66,11 +73,20 @@ def _install(directory: str, policy: str, *, as_json: bool) -> int:
     return 0
 
 
-def _check(directory: str, image: str, *, as_json: bool) -> int:
+def _check(argv: Sequence[str]) -> int:
+    parser = Parser("gha-apptainer hooks check", "gha-apptainer hooks check /opt/gha-apptainer/hooks", VERBS["check"])
+    parser.add_argument(
+        "directory", metavar="DIR", nargs="?", default="", help="where the hooks are installed; without it they are only tried"
+    )
+    parser.add_argument("--image", default="", help="an image to try with, instead of a small one that is made here")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    chosen = parser.read(argv)
+    if chosen is None:
+        return 0
     from gha_apptainer.node.hooks.check import check
 
-    findings = check(directory, image, environment())
-    if as_json:
+    findings = check(chosen.directory, chosen.image, environment())
+    if chosen.json:
         tell(json.dumps({"version": REPORT_VERSION, "status": worst(findings), "findings": [plain(one) for one in findings]}, indent=2))
     else:
         for one in findings:
