@@ -108,6 +108,10 @@ class ContainerSpec:
     find each other by name, `aliases` and hostname; `address` (127.a.b.c, chosen by the engine) is this one's. `dns`, `dns_search` and
     `dns_options` replace the machine's own lines of resolv.conf. `switch_users` makes gosu, su-exec and setpriv of the image
     really change the user where only one id is mapped.
+
+    `layers` are saved writable layers above the image, the uppermost first. `keep` is where the writable layer goes when the main process
+    has ended with 0 (a build): as a layer if the image was covered by one, else as a whole tree; nothing of the engine's own is in it, and
+    /tmp and /var/tmp are then the image's.
     """
 
     image: Image
@@ -136,6 +140,8 @@ class ContainerSpec:
     remove: bool = False
     interactive: bool = False
     apptainer_args: Args = ()
+    layers: Args = ()
+    keep: str = ""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class Health:
 
 @dataclass(frozen=True)
 class OciConfig:
-    """The part of an OCI image configuration that says how to run it.
+    """The part of an OCI image configuration that says how to run it, and with `shell` and `onbuild` how to build from it.
 
     https://github.com/opencontainers/image-spec/blob/main/config.md
     """
@@ -44,11 +44,16 @@ class OciConfig:
     stop_signal: str = ""
     healthcheck: Optional[Health] = None
     labels: Tuple[Tuple[str, str], ...] = ()
+    shell: Tuple[str, ...] = ()
+    onbuild: Tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Digest:
-    """A digest and what it is the digest of: index, manifest (of one platform), config, file, or none (`text` empty)."""
+    """A digest and what it is the digest of: index, manifest (of one platform), config, file, build, or none (`text` empty).
+
+    A build's is of configuration, base and layers, by content: the same build gives the same one.
+    """
 
     text: str = ""
     kind: str = "none"

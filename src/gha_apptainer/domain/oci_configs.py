@@ -56,7 +56,35 @@ def config_from_plain(raw: Mapping[str, object]) -> OciConfig:
         stop_signal=_text(inner, "StopSignal"),
         healthcheck=_health(inner.get("Healthcheck")),
         labels=_labels(inner),
+        shell=_texts(inner, "Shell"),
+        onbuild=_texts(inner, "OnBuild"),
     )
+
+
+def config_plain(config: OciConfig) -> Dict[str, object]:
+    """The `config` object of an image's document, as parse_config reads it; what is empty is left out."""
+    health = config.healthcheck
+    found: Dict[str, object] = {
+        "User": config.user,
+        "ExposedPorts": {name: {} for name in config.ports},
+        "Env": ["%s=%s" % pair for pair in config.env],
+        "Entrypoint": list(config.entrypoint),
+        "Cmd": list(config.cmd),
+        "Volumes": {name: {} for name in config.volumes},
+        "WorkingDir": config.workdir,
+        "Labels": dict(config.labels),
+        "StopSignal": config.stop_signal,
+        "Shell": list(config.shell),
+        "OnBuild": list(config.onbuild),
+    }
+    if health is not None:
+        times = {"Interval": health.interval, "Timeout": health.timeout, "StartPeriod": health.start_period}
+        check: Dict[str, object] = {"Test": list(health.test)}
+        check.update({name: int(value * _NANOSECONDS) for name, value in times.items() if value})
+        if health.retries:
+            check["Retries"] = health.retries
+        found["Healthcheck"] = check
+    return {name: value for name, value in found.items() if value}
 
 
 def _wrong(key: str, wanted: str) -> Untrusted:

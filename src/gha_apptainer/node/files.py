@@ -121,6 +121,20 @@ def private_directory(path: str) -> str:
     return path
 
 
+def copy_file(source: str, target: str) -> None:
+    """The bytes of a file as a new one: copied by the kernel."""
+    reader = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        writer = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            while os.sendfile(writer, reader, None, 1 << 30):
+                pass
+        finally:
+            os.close(writer)
+    finally:
+        os.close(reader)
+
+
 def remove_tree(path: str) -> None:
     """Remove everything below `path` and itself, also what has no permissions; missing is fine. Never follows a link.
 

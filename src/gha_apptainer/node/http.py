@@ -155,7 +155,7 @@ def download(
     tell: Callable[[str], None] = silent,
     progress: Callable[[int], None] = uncounted,
 ) -> Answer:
-    """GET into the file `path` and check its digest (64 hexadecimal digits) and size; the answer's body is empty.
+    """GET into the file `path` and check its digest (64 hexadecimal digits; "" takes whatever comes) and size; the answer's body is empty.
 
     The file exists only if the status was 200 and the content right. `timeout` limits silence, not the whole. Raises
     Unreachable, DiskFull, or ImageFailed where the content is not what the digest says (tried again: proxies do truncate).
@@ -179,7 +179,7 @@ def download(
         except BaseException:
             _unlink(path)
             raise
-        if found.hexdigest() != sha256 or (size >= 0 and done != size):
+        if (sha256 and found.hexdigest() != sha256) or (size >= 0 and done != size):
             _unlink(path)
             raise _WrongContent("%d bytes with digest sha256:%s" % (done, found.hexdigest()))
         return b""
@@ -297,6 +297,14 @@ def unreachable(url: str, error: Exception) -> Unreachable:
     if isinstance(error, OSError) and error.errno is not None:
         return Unreachable("%s: %s" % (host, error.strerror or error), reason="network")
     return Unreachable("%s: the connection broke off (%s)" % (host, str(error) or type(error).__name__), reason="broken")
+
+
+def changed_at(answer: Answer) -> float:
+    """When the server says that the content changed (Last-Modified), in seconds since the epoch; 0 where it does not say."""
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(answer.headers.get("last-modified", "")).timestamp())
+    except (TypeError, ValueError):
+        return 0.0
 
 
 def _retry_after(headers: Mapping[str, str], usual: float) -> float:

@@ -146,6 +146,7 @@ class ApptainerEngine:
             overlay_reason="" if foreign or image_file else self._overlay_reason("/dev/shm" if memory else layer, lower),
             memory=memory,
             image_file=image_file,
+            above=spec.layers,
         )
         plan = starting.plan_start(spec, self._host, base, os.path.join(records.state, "volumes"), _resolv_conf())
         for name in ("exit.json", "running.json", "join", "monitor", "reach.json", "health.json"):

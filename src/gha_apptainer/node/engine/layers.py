@@ -34,8 +34,8 @@ class RootPlan:
     """How the root is made. `lower` is a directory, or a SIF whose squashfs starts at `offset` bytes.
 
     `mechanism` is overlay, fuse-overlayfs or copy; `why` says why it is not the first of them. `squash` shows every file of the image as
-    ours, for images whose owner is not mapped. `memory` above 0 puts the writable layer into memory, at most so many bytes of it;
-    `image_file` puts it into the file system in the layer's image file.
+    ours, for images whose owner is not mapped. `above` are saved layers over the image, the uppermost first. `memory` above 0 puts the
+    writable layer into memory, at most so many bytes of it; `image_file` puts it into the file system in the layer's image file.
     """
 
     mechanism: str
@@ -46,6 +46,7 @@ class RootPlan:
     why: str = ""
     memory: int = 0
     image_file: bool = False
+    above: Tuple[str, ...] = ()
 
 
 def foreign_owner(image: Image, host: HostFacts) -> bool:
@@ -76,7 +77,15 @@ def available_memory() -> int:
 
 
 def plan_root(
-    image: Image, host: HostFacts, *, offset: int, foreign: bool, overlay_reason: str, memory: int = 0, image_file: bool = False
+    image: Image,
+    host: HostFacts,
+    *,
+    offset: int,
+    foreign: bool,
+    overlay_reason: str,
+    memory: int = 0,
+    image_file: bool = False,
+    above: Tuple[str, ...] = (),
 ) -> RootPlan:
     """Decide. `overlay_reason` says why the kernel's overlay does not work on the layer's file system ("" = it does).
 
@@ -96,7 +105,9 @@ def plan_root(
     served = "the writable layer is served by FUSE" if image_file else ""
     reason = "the image belongs to another user" if foreign else served or overlay_reason
     if not reason:
-        return RootPlan(KERNEL, image.rootfs, sif, offset, memory=memory)
+        return RootPlan(KERNEL, image.rootfs, sif, offset, memory=memory, above=above)
+    if above:
+        raise HostUnfit("saved layers need the kernel's overlay, which does not work here", cause=reason, remedy="gha-apptainer doctor")
     if not fuse and host.fuse_overlayfs:
         return RootPlan(FUSE, image.rootfs, sif, offset, squash=foreign, why=reason, memory=memory, image_file=image_file)
     why = "%s; fuse-overlayfs: %s" % (reason, fuse or "not installed")
@@ -172,17 +183,47 @@ def mount_root(plan: RootPlan, host: HostFacts, layer: str, *, single: bool, tel
         helpers.append(_start_server(fuse_overlayfs_argv(host, plan, lower, place, device), device, merged))
     else:
         data = "lowerdir=%s,upperdir=%s,workdir=%s,userxattr" % (
-            _escape(lower),
+            _stacked((*plan.above, lower), layer),
             _escape(os.path.join(place, "upper")),
             _escape(os.path.join(place, "work")),
         )
-        if len(data) >= 4096:  # man 2 mount: one page of options
-            raise EngineFailed("paths of image and layer are too long for one mount", remedy="use a shorter state directory or store")
-        try:
-            kernel.mount(b"overlay", files.encode(merged), b"overlay", 0, files.encode(data))
-        except OSError as error:
-            raise EngineFailed("cannot mount the writable layer: %s" % error, cause="lower %s, upper %s" % (lower, layer)) from error
+        _mount_overlay(data, merged, layer)
     return Root(merged, tuple(helpers), (merged, *mounts), keeper)
+
+
+def _stacked(lowers: Tuple[str, ...], place: str) -> str:
+    """The value of lowerdir. Several layers go by short links below `place`, to which paths are then relative: all must fit on a page."""
+    if len(lowers) == 1:
+        return _escape(lowers[0])
+    files.remove_tree(os.path.join(place, "l"))
+    os.mkdir(os.path.join(place, "l"))
+    for number, lower in enumerate(lowers):
+        os.symlink(lower, os.path.join(place, "l", str(number)))
+    return ":".join("l/%d" % number for number in range(len(lowers)))
+
+
+def _mount_overlay(data: str, merged: str, place: str) -> None:
+    if len(data) >= 4096:  # man 2 mount: one page of options
+        raise EngineFailed("paths of image and layer are too long for one mount", remedy="use a shorter state directory or store")
+    before = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.chdir(place)
+        kernel.mount(b"overlay", files.encode(merged), b"overlay", 0, files.encode(data))
+    except OSError as error:
+        raise EngineFailed("cannot mount the writable layer at %s: %s" % (place, error), cause=data) from error
+    finally:
+        os.fchdir(before)
+        os.close(before)
+
+
+def show(image: str, above: Tuple[str, ...], place: str) -> str:
+    """An image with saved layers over it, to be read, in the namespace that this process has made; gives where it is."""
+    if not above:
+        return image
+    merged = os.path.join(place, "shown")
+    os.makedirs(merged)
+    _mount_overlay("lowerdir=%s,userxattr" % _stacked((*above, image), place), merged, place)
+    return merged
 
 
 def unmount_root(root: Root, *, keep: bool) -> None:

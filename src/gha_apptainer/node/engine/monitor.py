@@ -24,7 +24,7 @@ from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node import apptainer, files, process
-from gha_apptainer.node.engine import cgroups, flat, join, kernel, layers, namespaces, setup, starting, terminal
+from gha_apptainer.node.engine import cgroups, flat, join, keeping, kernel, layers, namespaces, setup, starting, terminal
 from gha_apptainer.node.engine.logs import LogWriter
 from gha_apptainer.node.engine.records import Records, Running
 from gha_apptainer.node.images import uses
@@ -57,6 +57,7 @@ class Monitor:
         self._channel, self._stdio = channel, stdio
         self._held: Optional[setup.Held] = None
         self._root: Optional[layers.Root] = None
+        self._marks: Optional[keeping.Marks] = None
         self._log: Optional[LogWriter] = None
         self._pipes: Dict[int, Tuple[str, int]] = {}
         self._main = 0
@@ -73,6 +74,8 @@ class Monitor:
             self._detach()
             status = self._live()
             self._clean()
+            if self._marks is not None and not status.exit_code and not status.reason:
+                keeping.keep(self._job.root, self._job.layer, self._marks, self._job.spec.keep)
             self._finish(status)
             self._send({"end": plain(status)})
         except GhaError as error:
@@ -108,6 +111,8 @@ class Monitor:
         single = namespaces.enter_own(self._host)
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # its id maps are written; from here on nothing inside may look into us
         self._root = layers.mount_root(job.root, self._host, job.layer, single=single, tell=lambda text: self._send({"note": text}))
+        if job.spec.keep:
+            self._marks = keeping.marks(job.start, self._root.merged)
         binds = setup.fill_root(job.start, self._root, one_id=single)
         config = self._config()
         talk = self._records.path(identity, "apptainer.log")

@@ -22,13 +22,16 @@ END_LIMIT = 10.0
 READY_LIMIT = 300.0
 """Seconds until a container must hold; CVMFS may have to fetch its files first."""
 _APT = "/etc/apt/apt.conf.d"
+APT_FILE = _APT + "/zz-gha-apptainer"
 _APT_ROOT = b"""// Written by gha-apptainer: this container has one user id, and apt checks that it could switch to its own.
 APT::Sandbox::User "root";
 """
 """apt.conf(5), the APT group: who downloads. An emulated switch would pass, but apt asks getgid(2) whether it came about."""
 _GPU_PROGRAMS = tuple("/usr/bin/nvidia-" + name for name in ("smi", "debugdump", "persistenced", "cuda-mps-control", "cuda-mps-server"))
 """The programs of Apptainer's nvliblist.conf, where drivers install them."""
-_KERNEL_ROOMS = ("/proc", "/sys", "/dev")
+ROOMS = ("proc", "sys", "dev", "tmp", "var/tmp", "etc")
+"""Directories that every root needs."""
+KERNEL_ROOMS = ("/proc", "/sys", "/dev")
 SHIELDED_PROC = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs")
 SHIELDED_SYS = ("/sys",)
 """What Docker shows read-only too; a /proc that comes from outside is shielded there."""
@@ -51,14 +54,14 @@ def fill_root(plan: StartPlan, root: Root, *, sandboxed_env: bool = True, one_id
     `one_id` tells that root will be alone in there: apt is then told not to switch to a user of its own.
     """
     merged = root.merged
-    for name in ("proc", "sys", "dev", "tmp", "var/tmp", "etc"):
+    for name in ROOMS:
         rootpaths.make_target(merged, name, directory=True)
     for path, text in plan.written:
         _write_inside(merged, path, files.encode(text), 0o644)
     if sandboxed_env:
         _silence_image_scripts(merged)
     if one_id and os.path.isdir(rootpaths.resolve(merged, _APT)):
-        _write_inside(merged, _APT + "/zz-gha-apptainer", _APT_ROOT, 0o644)
+        _write_inside(merged, APT_FILE, _APT_ROOT, 0o644)
     if plan.gpu:
         rootpaths.make_target(merged, GPU_LIBRARIES, directory=True)
         for name in _GPU_PROGRAMS:
@@ -84,7 +87,7 @@ def _silence_image_scripts(merged: str) -> None:
 def _place(one: Placed, merged: str, done: List[Tuple[str, str]]) -> apptainer.Bind:
     """Prepare source and mount point of one mount. A target below an earlier mount is made in that one's source."""
     inside = "/" + os.path.relpath(rootpaths.resolve(merged, one.target), merged)
-    if not one.target.startswith(tuple(room + "/" for room in _KERNEL_ROOMS)):
+    if not one.target.startswith(tuple(room + "/" for room in KERNEL_ROOMS)):
         over, source = max((row for row in done if _below(inside, row[0])), key=lambda row: len(row[0]))
         inner = os.path.relpath(inside, over)
         fresh = one.kind != BIND

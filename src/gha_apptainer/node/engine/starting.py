@@ -120,7 +120,7 @@ def _placed(spec: ContainerSpec, host: HostFacts, base: str, volumes: str) -> Tu
     found: List[Placed] = [
         Placed(os.path.join(base, "fs", name), target, False, ANONYMOUS, fill=True)
         for name, target in (("tmp", "/tmp"), ("var-tmp", "/var/tmp"))
-        if target not in targets
+        if target not in targets and not spec.keep
     ]
     if not host.fuse_reason and "/dev/fuse" not in targets:
         found.append(Placed("/dev/fuse", "/dev/fuse", False, BIND))

@@ -11,6 +11,8 @@ from __future__ import annotations
 import errno
 import os
 import random
+import select
+import signal
 import threading
 import time
 from types import TracebackType
@@ -20,6 +22,7 @@ from gha_apptainer.domain.documents import to_json
 from gha_apptainer.domain.errors import GhaError, TimedOut
 from gha_apptainer.node.files import encode, write_once, write_whole
 from gha_apptainer.node.images.holder import Holder, myself, read_holder
+from gha_apptainer.node.process import reap
 
 RENEW = 10.0
 """Seconds between two signs of life of a holder."""
@@ -101,6 +104,7 @@ def acquire_or_find(
     tell: Callable[[str], None],
     limit: float = WAIT_LIMIT,
     expiry: float = EXPIRY,
+    does: str = "fetches",
 ) -> Union[Lease, T]:
     """Hold the lease at `path`, or find that somebody else did the work meanwhile: `find` gives its result, or None.
 
@@ -127,7 +131,7 @@ def acquire_or_find(
         if holder is not None:
             if holder != seen:
                 if seen is None or holder.token != seen.token:
-                    tell("%s: waiting for %s, which fetches it" % (what, holder))
+                    tell("%s: waiting for %s, which %s it" % (what, holder, does))
                 seen, since = holder, now
             if holder.known_dead(me) or now - since > expiry:
                 take_away(path, holder, me.token)
@@ -186,6 +190,39 @@ class Ticker:
     def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]) -> None:
         self._over.set()
         self._thread.join(30)
+
+
+class Renewer:
+    """As Ticker, from a process of its own, for callers that must stay alone in theirs because they fork. It ends with its maker."""
+
+    def __init__(self, each: Sequence[Callable[[], None]], interval: float = 5.0) -> None:
+        self._each = each
+        self._interval = interval
+        self._child = 0
+        self._over = -1
+
+    def __enter__(self) -> Renewer:
+        waiting, self._over = os.pipe2(os.O_CLOEXEC)
+        self._child = os.fork()
+        if self._child == 0:
+            try:
+                os.close(self._over)
+                for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                    signal.signal(number, signal.SIG_IGN)  # the whole group may get them; the pipe tells when it is over
+                while not select.select([waiting], [], [], self._interval)[0]:
+                    for call in self._each:
+                        try:
+                            call()
+                        except (OSError, GhaError):
+                            continue
+            finally:
+                os._exit(0)
+        os.close(waiting)
+        return self
+
+    def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]) -> None:
+        os.close(self._over)
+        reap(self._child, 30)
 
 
 def _unlink(path: str) -> None:

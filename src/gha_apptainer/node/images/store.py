@@ -6,6 +6,8 @@
     refs/KEY.json             what a reference was last resolved to
     leases/KEY                who fetches something now
     uses/HEX/NAME             which containers hold it, on any node
+    layers/ID/                layers of builds, named by layers/KEY.ref (build_layers.py)
+    caches/HEX/               what RUN --mount=type=cache keeps
     work/                     what is being made; trash/: what is being removed
 
 Nothing in it is believed: owner and mode of an entry, the document's form and digest, a SIF's size and header and, where nobody
@@ -36,7 +38,7 @@ WORK_EXPIRY = 3600.0
 """Seconds without a sign of life after which unfinished work of another host is removed."""
 _NAME_LIMIT = 160
 """Characters of a reference that become a file's name as they are; 255 is the most that file systems take, and each / takes three."""
-_PARTS = ("images", "refs", "leases", "uses", "work", "trash")
+_PARTS = ("images", "refs", "leases", "uses", "layers", "caches", "work", "trash")
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ class Store:
         """The manifest digest that `ref` was last resolved to; empty if unknown, or noted by somebody who may not."""
         path = self.path("refs", self.ref_key(ref, platform) + ".json")
         try:
-            self._check_owner(path)
+            self.check_owner(path)
             known = from_json(KnownRef, decode(read_whole(path, limit=1 << 20)))
             hexdigits(known.digest)
         except (OSError, Untrusted):
@@ -154,7 +156,7 @@ class Store:
             return None
         except OSError as error:
             raise ImageFailed("cannot read %s: %s" % (entry, error.strerror)) from error
-        self._check_owner(entry)
+        self.check_owner(entry)
         try:
             found = from_json(StoredImage, decode(read_whole(os.path.join(entry, "image.json"), limit=16 << 20)))
         except OSError as error:
@@ -184,7 +186,7 @@ class Store:
             if inodes != found.inodes:
                 raise Untrusted("%s holds %d files instead of %d" % (rootfs, inodes, found.inodes), cause="purged in part")
 
-    def _check_owner(self, path: str) -> None:
+    def check_owner(self, path: str) -> None:
         """An entry must belong to us, to root or to the store's owner, be no link, and be closed to writing by others."""
         state = os.lstat(path)
         allowed = (os.geteuid(), 0, os.stat(self.root).st_uid)
@@ -276,7 +278,7 @@ class Store:
                 if directory.endswith("trash") or abandoned(path, me):
                     remove_tree(path)
                     count += 1
-        for part in ("refs", "leases"):
+        for part in ("refs", "leases", "layers"):
             for path in _below(self.path(part)):
                 if path.endswith((".new", ".stale")) and age(path) > WORK_EXPIRY:
                     os.unlink(path)

@@ -42,6 +42,7 @@ VERBS: Dict[str, Tuple[str, str, str]] = {
     "ps": (_HERE + "showing", "ps", "list containers"),
     "logs": (_HERE + "showing", "logs", "print what a container wrote"),
     "inspect": (_HERE + "showing", "inspect", "print all that is known of containers, as JSON"),
+    "build": (_HERE + "build", "main", "build an image from a Dockerfile"),
     "image": (_HERE + "image", "main", "resolve, pull, list and remove images"),
     "doctor": (_HERE + "doctor", "main", "check what this machine can do, with remedies"),
     "provision": (_HERE + "provision", "main", "install Apptainer for this user, or say how"),
