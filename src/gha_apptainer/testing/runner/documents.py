@@ -80,7 +80,8 @@ class Job:
 class StepResult:
     """What became of a step: `outcome` success, failure, skipped or cancelled; what it printed, and what it gave to others.
 
-    `raw` is what the hook wrote on stdout and stderr, byte by byte; `log` what a person sees.
+    `raw` is the beginning of what the hook wrote on stdout and stderr, byte by byte, `bytes` how many there were; `log` is what a
+    person sees.
     """
 
     name: str
@@ -92,6 +93,7 @@ class StepResult:
     annotations: list[tuple[str, str]] = field(default_factory=list)
     summary: str = ""
     seconds: float = 0.0
+    bytes: int = 0
 
     @property
     def text(self) -> str:
@@ -133,6 +135,8 @@ class JobResult:
                     "annotations": one.annotations,
                     "summary": one.summary,
                     "seconds": round(one.seconds, 3),
+                    "bytes": one.bytes,
+                    "raw": {stream: data.decode("latin-1") for stream, data in one.raw.items()},
                 }
                 for one in self.steps
             ],

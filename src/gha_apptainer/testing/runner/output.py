@@ -15,6 +15,10 @@ from gha_apptainer.testing.runner.documents import StepResult
 _COMMAND = re.compile(r"^\s*::([^\s:]+)(?: ([^:]*(?:%3A[^:]*)*))?::(.*)$", re.DOTALL)
 _OLD = re.compile(r"##\[([a-z-]+)(?: ([^\]]*))?\](.*)$", re.DOTALL)
 _UNESCAPED = (("%0D", "\r"), ("%0A", "\n"), ("%3A", ":"), ("%2C", ","), ("%25", "%"))
+RAW_LIMIT = 4 << 20
+"""So many bytes of a stream are kept as they came."""
+LINES_LIMIT = 100_000
+"""So many lines of a step are kept."""
 _ANNOTATIONS = ("error", "warning", "notice")
 
 
@@ -48,10 +52,15 @@ class Output:
     def feed(self, stream: str, data: bytes) -> None:
         """Bytes of a stream. A carriage return ends a line too."""
         with self._lock:
-            self._result.raw[stream] = self._result.raw.get(stream, b"") + data
+            kept = self._result.raw.get(stream, b"")
+            if len(kept) < RAW_LIMIT:
+                self._result.raw[stream] = kept + data
+            self._result.bytes += len(data)
             parts = re.split(rb"\r\n|\r(?!$)|\n", self._half[stream] + data)
             self._half[stream] = parts.pop()
             for part in parts:
+                if len(self._result.log) >= LINES_LIMIT:  # a person would not read on either
+                    break
                 self._line(part.decode("utf-8", "replace"))
 
     def end(self) -> None:
