@@ -138,7 +138,7 @@ def parse(data: bytes) -> dict[str, Any]:
         value, end = make_scanner(_Context)(text, 0)  # type: ignore[arg-type]  # any object with these names
         if end != len(text):
             raise ValueError
-    except (ImportError, ValueError, StopIteration, AttributeError, TypeError):
+    except (ImportError, ValueError, StopIteration, AttributeError, TypeError, SystemError):  # the last where it looks for its error class
         import json
 
         try:

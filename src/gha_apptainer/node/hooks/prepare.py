@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import resource
+import shlex
 import time
 from functools import partial
 from typing import Callable, List, Optional, Sequence, Tuple
 
-from gha_apptainer.domain.containers import NETWORK_HOST, NETWORK_PRIVATE, Container, ContainerSpec
+from gha_apptainer.domain.containers import BIND, NETWORK_HOST, NETWORK_PRIVATE, Container, ContainerSpec
 from gha_apptainer.domain.documents import from_json, to_json
 from gha_apptainer.domain.errors import EngineFailed, GhaError
 from gha_apptainer.domain.hook_nodes import NodeFit, node_fit
@@ -16,7 +17,7 @@ from gha_apptainer.domain.hook_requests import HookContainer, HookRequest, Prepa
 from gha_apptainer.domain.images import Image
 from gha_apptainer.domain.job_options import JOB, SERVICE
 from gha_apptainer.domain.values import replace
-from gha_apptainer.node import files, process
+from gha_apptainer.node import apptainer, files, process
 from gha_apptainer.node.engine import flat as engine_flat
 from gha_apptainer.node.hooks import cards, cleanup, looking, parallel
 from gha_apptainer.node.hooks.flat import FlatJob
@@ -88,6 +89,7 @@ class _Preparation:
             made[0], fit = self._fitted(made[0], specs[0])
             record = replace(record, container=made[0])
             self._around.jobs.write(record)
+            self._around.debug("apptainer: " + _shown(specs[0]))
         self._check_reach(plans, made)
         self._publish(plans, images, made, fit)
         return self._answer(record, plans, made, fit)
@@ -249,6 +251,14 @@ class _Preparation:
         return PrepareAnswer(
             self.job, record.container, self._network if record.container else "", fit.alpine if fit else None, tuple(services)
         )
+
+
+def _shown(spec: ContainerSpec) -> str:
+    """The job container as an Apptainer command line, without any variable: those may hold secrets."""
+    binds = tuple(apptainer.Bind(one.source, one.target, one.read_only) for one in spec.mounts if one.kind == BIND)
+    root = spec.usual.user in ("", "0", "root", "0:0", "root:root")
+    argv, _ = apptainer.reproduce_argv(spec.image.rootfs, binds, spec.usual.cwd, ("sh",), gpu="", root=root, writable=spec.writable)
+    return " ".join(shlex.quote(word) for word in argv)
 
 
 def restrict(plan: Planned) -> None:
