@@ -277,6 +277,6 @@ def test_a_job_on_a_machine_that_lacks_something(
 def test_a_state_directory_from_which_nothing_may_be_executed_is_no_obstacle(ours: Ours, busybox_rootfs: str, state: str) -> None:
     place = os.path.join(state, "place")
     os.mkdir(place, 0o700)
-    words = ("run", "--rm", "-q", busybox_rootfs, "/bin/sh", "-c", "cp /bin/busybox /usr/own && /usr/own echo works")
+    words = ("run", "--rm", "-q", busybox_rootfs, "/bin/sh", "-c", "cp /bin/busybox /usr/busybox && /usr/busybox echo works")
     done = ours(*words, before=NOEXEC % {"place": place}, env={"GHA_APPTAINER_STATE": place})
     assert outcome(done) == (0, "works\n")
