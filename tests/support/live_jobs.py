@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from hook_jobs import BUSYBOX, LIMIT, HookRunner
 
+from gha_apptainer.testing.runner.hooks import PIPES_S
 from gha_apptainer.testing.runner.places import Places, volume
 
 Plain = dict[str, Any]
@@ -125,12 +127,7 @@ class LiveJob:
     def finish(self, started: tuple[subprocess.Popen[bytes], Path]) -> Called:
         """The end of a started call."""
         child, response = started
-        try:
-            out, err = child.communicate(timeout=LIMIT)
-        except BaseException:
-            child.kill()
-            child.communicate()
-            raise
+        out, err = _output(child)
         text = response.read_text() if response.is_file() and not response.is_symlink() else ""
         return Called(child.returncode, out, err, text)
 
@@ -192,3 +189,24 @@ class LiveJob:
     def cleanup(self, state: object = ...) -> Called:
         """cleanup_job."""
         return self.call("cleanup_job", {}, state)
+
+
+def _output(child: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
+    """What a hook wrote, by the runner's rule: pipes that others keep open are waited for 5 s after its end."""
+    began, ended = time.monotonic(), 0.0
+    while True:
+        try:
+            return child.communicate(timeout=0.5)
+        except subprocess.TimeoutExpired as late:
+            now = time.monotonic()
+            if child.poll() is not None:
+                ended = ended or now
+                if now - ended > PIPES_S:
+                    for stream in (child.stdout, child.stderr):
+                        if stream is not None:
+                            stream.close()
+                    return late.stdout or b"", late.stderr or b""
+            elif now - began > LIMIT:
+                child.kill()
+                child.wait()
+                raise

@@ -147,8 +147,8 @@ def _enter(step: Step, job: flat.FlatJob, base: str, watch: cancelling.Watch) ->
     try:
         pid = join.spawn(record, command)
     except join.JoinFailed as failed:
-        if failed.code == join.OURS and engine_flat_gone(base):
-            raise Unusable("the job container ended: " + failed.text, *_ending(base)) from None
+        if failed.code == join.OURS and _is_gone(record):
+            raise Unusable("the job container does not run any more", *_ending(base)) from None
         telling.error("step not started", _not_started(failed, step, job))
         return failed.code
     except UnicodeEncodeError:
@@ -156,19 +156,18 @@ def _enter(step: Step, job: flat.FlatJob, base: str, watch: cancelling.Watch) ->
     watch.command(pid)
     code = watch.finish(join.exit_code(os.waitpid(pid, 0)[1]))
     if code and not watch.number:
-        _explain(code, base)
+        _explain(code, record)
     return code
 
 
-def engine_flat_gone(base: str) -> bool:
-    """Whether the container's end has been recorded, or its record is gone."""
-    return os.path.exists(base + "/exit.json") or not os.path.isdir(base)
+def _is_gone(record: engine_flat.JoinRecord) -> bool:
+    """Whether the container's first process has ended."""
+    return cancelling.started(record.init) != record.started
 
 
 def _ending(base: str) -> tuple[str, ...]:
-    if os.path.exists(base + "/exit.json"):
-        return ("it was ended from outside or by a lack of memory; its own record says how: gha-apptainer inspect " + base[-64:][:12],)
-    return ()
+    told = "it was ended from outside, or by a lack of memory"
+    return ("%s; its record says how: gha-apptainer inspect %s" % (told, base[-64:][:12]) if os.path.exists(base + "/exit.json") else told,)
 
 
 def _limit(job: flat.FlatJob) -> None:
@@ -198,9 +197,9 @@ def _not_started(failed: join.JoinFailed, step: Step, job: flat.FlatJob) -> str:
     return "%s\nimage %s" % (failed.text, job.image)
 
 
-def _explain(code: int, base: str) -> None:
+def _explain(code: int, record: engine_flat.JoinRecord) -> None:
     """One line before the runner's generic ones, which name the administrator whatever went wrong."""
-    if os.path.exists(base + "/exit.json"):
+    if _is_gone(record):
         telling.error("job container ended", "the job container ended while the step ran: out of memory, or killed from outside")
     elif code == 137:
         telling.error(
