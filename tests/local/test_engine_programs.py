@@ -194,7 +194,7 @@ def test_a_script_that_names_its_own_interpreter_ends(tmp_path: Path) -> None:
     os.close(memory)
 
 
-@pytest.mark.parametrize("name", ("holder", "trampoline"))
+@pytest.mark.parametrize("name", ("holder", "trampoline", "switcher"))
 def test_the_encodings_are_the_gnu_assemblers(machine: str, name: str, debian_tool: Tool, tmp_path: Path) -> None:
     environment = dict(os.environ)
     if machine == HERE and shutil.which("as"):

@@ -10,13 +10,14 @@ import socket
 import time
 from typing import Callable, Iterator, List, NoReturn, Optional, Sequence, Tuple
 
-from gha_apptainer.domain.containers import RUNNING, Container, ContainerSpec, ExecRequest, ExitStatus, LogLine, Stdio
+from gha_apptainer.domain.containers import NETWORK_PRIVATE, RUNNING, Container, ContainerSpec, ExecRequest, ExitStatus, LogLine, Stdio
 from gha_apptainer.domain.documents import from_plain, to_json
 from gha_apptainer.domain.errors import DOCKER_FAILURE, EngineFailed, GhaError, HostUnfit, InputError, Refused, TimedOut
 from gha_apptainer.domain.findings import OK, WARN, Finding
 from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.images import SIF
 from gha_apptainer.domain.settings import NodeSettings
+from gha_apptainer.domain.values import replace
 from gha_apptainer.node import files, process
 from gha_apptainer.node.engine import flat, join, kernel, layers, logs, setup, starting, terminal
 from gha_apptainer.node.engine.foreground import MESSAGE, CancelledEarly, Foreground, monitor_error
@@ -55,6 +56,10 @@ class ApptainerEngine:
         self.reap()
         identity = os.urandom(32).hex()
         full = starting.named(spec, identity)
+        if full.network == NETWORK_PRIVATE:
+            from gha_apptainer.node.engine import networks
+
+            full = replace(full, address=networks.claim_address(self._records, identity, full.owner.scope, name or identity))
         self._records.add(identity, full, name)
         return identity, full
 

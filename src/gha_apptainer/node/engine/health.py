@@ -11,6 +11,7 @@ import time
 from typing import Callable
 
 from gha_apptainer.domain.containers import EXITED, HEALTHY, RUNNING, STARTING, UNHEALTHY, Container, HealthState, Probe
+from gha_apptainer.domain.errors import InputError
 from gha_apptainer.domain.images import Health
 from gha_apptainer.domain.values import replace
 
@@ -52,8 +53,15 @@ def judged(check: Health, state: HealthState, probe: Probe, since: float) -> Hea
 def wait(look: Callable[[], Container], timeout: float) -> str:
     """healthy, unhealthy or exited as soon as it is so; starting when `timeout` seconds are over."""
     deadline = time.monotonic() + timeout
+    seen = False
     while True:
-        found = look()
+        try:
+            found = look()
+        except InputError:
+            if not seen:
+                raise
+            return EXITED  # it ended and removed itself
+        seen = True
         if found.state != RUNNING:
             return EXITED
         status = HEALTHY if found.health is None else found.health.status

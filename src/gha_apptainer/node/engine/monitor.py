@@ -15,7 +15,7 @@ import select
 import signal
 import socket
 import time
-from typing import Callable, Dict, List, NoReturn, Optional, Tuple
+from typing import TYPE_CHECKING, Callable, Dict, List, NoReturn, Optional, Tuple
 
 from gha_apptainer.domain.containers import TMPFS, ContainerSpec, ExitStatus, Stdio
 from gha_apptainer.domain.documents import plain, to_json
@@ -28,6 +28,9 @@ from gha_apptainer.node.engine import cgroups, flat, join, keeping, kernel, laye
 from gha_apptainer.node.engine.logs import LogWriter
 from gha_apptainer.node.engine.records import Records, Running
 from gha_apptainer.node.images import uses
+
+if TYPE_CHECKING:  # most containers have none
+    from gha_apptainer.node.engine.attendants import Attendants
 
 LOST_ROOT = "root file system lost"
 OWNER_GONE = "its owner is gone"
@@ -64,6 +67,7 @@ class Monitor:
         self._main_ended: Optional[Tuple[int, object]] = None
         self._reason = ""
         self._use = uses.Use("")
+        self._attendants: Optional[Attendants] = None
         self._renew_at = 0.0
         self._since = time.time()
 
@@ -107,6 +111,10 @@ class Monitor:
         self._watch_owner()
         self._use = uses.use(job.spec.image, self._settings, self._host, identity)
         self._renew_at = time.monotonic() + uses.RENEW_USE
+        if starting.attended(job.spec):
+            from gha_apptainer.node.engine.attendants import Attendants
+
+            self._attendants = Attendants(self._records, identity, job.spec)
         kernel.prctl(kernel.PR_SET_DUMPABLE, 1)  # id maps can only be written so; our caller may have closed himself to looks
         single = namespaces.enter_own(self._host)
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # its id maps are written; from here on nothing inside may look into us
@@ -114,6 +122,10 @@ class Monitor:
         if job.spec.keep:
             self._marks = keeping.marks(job.start, self._root.merged)
         binds = setup.fill_root(job.start, self._root, one_id=single)
+        if single and job.spec.switch_users:
+            from gha_apptainer.node.engine import switching
+
+            switching.place(self._root.merged, self._host.machine)
         config = self._config()
         talk = self._records.path(identity, "apptainer.log")
         self._held = setup.hold(self._host, job.start, self._root, binds, config=config, fresh_proc=job.fresh_proc, talk=talk)
@@ -138,6 +150,8 @@ class Monitor:
         files.write_whole(self._records.path(identity, "join"), flat.encode(record))
         oom_before = cgroups.oom_kills()
         self._stop_watching()
+        if self._attendants is not None:
+            self._attendants.start(self._held.init, self._root.merged, record, self._since)
         if job.spec.main is not None:
             self._start_main(record)
         self._announce()
@@ -297,6 +311,10 @@ class Monitor:
             if ended is None and self._root is not None and layers.lost_helper(self._root.helpers) is not None:
                 self._reason = LOST_ROOT
                 self._kill()
+            if ended is None and self._attendants is not None and not self._is_down():
+                self._reason = self._attendants.check()
+                if self._reason:
+                    self._kill()
         self._check_root()
         self._kill()
         self._drain()
@@ -416,6 +434,8 @@ class Monitor:
     def _clean(self) -> None:
         """Undo mounts and helpers; the layer stays, it belongs to the container."""
         self._kill()
+        if self._attendants is not None:
+            self._attendants.end()
         if self._root is None:
             return
         root, self._root = self._root, None

@@ -7,6 +7,7 @@ Layout of the state directory:
                          log/, layer/ (or a link to where it lies), fs/ (hosts, tmp, …), volumes/ (anonymous)
     names/NAME           "ID PID STARTED PLACE": who holds a name, and the process that claimed it
     volumes/NAME/        named volumes
+    addresses/, networks/   see `networks`; made when there is something to put in them
     ended/ID.json        how a container ended that is removed already
 
 Everything is published by rename or link, so that a reader sees all of it or nothing. A directory is being made while its name begins
@@ -111,13 +112,21 @@ class Records:
             os.rename(self.path(identity), going)
         except FileNotFoundError:
             return
-        self._release(name, identity)
+        self._release("names", name, identity)
+        for address in self._addresses():
+            self._release("addresses", address, identity)
         if layer:
             files.remove_tree(layer)
         files.remove_tree(going)
 
-    def _release(self, name: str, identity: str) -> None:
-        claim = os.path.join(self.state, "names", name)
+    def _addresses(self) -> Sequence[str]:
+        try:
+            return os.listdir(os.path.join(self.state, "addresses"))
+        except FileNotFoundError:
+            return ()
+
+    def _release(self, folder: str, name: str, identity: str) -> None:
+        claim = os.path.join(self.state, folder, name)
         try:
             if name and files.decode(files.read_whole(claim)).startswith(identity):
                 os.unlink(claim)
@@ -130,8 +139,18 @@ class Records:
         What cannot be removed is a warning, never the end of the command that came across it.
         """
         found: List[Finding] = []
-        for folder, clean in (("containers", self._drop_half), ("names", self._drop_claim), ("ended", self._drop_end)):
-            for entry in os.listdir(os.path.join(self.state, folder)):
+        for folder, clean in (
+            ("containers", self._drop_half),
+            ("names", self._drop_name),
+            ("ended", self._drop_end),
+            ("addresses", self._drop_address),
+            ("networks", self._drop_members),
+        ):
+            try:
+                entries = os.listdir(os.path.join(self.state, folder))
+            except FileNotFoundError:
+                continue  # made when there is something to put in it
+            for entry in entries:
                 try:
                     done = clean(entry)
                 except FileNotFoundError:
@@ -163,9 +182,33 @@ class Records:
             os.unlink(path)
         return ""
 
-    def _drop_claim(self, name: str) -> str:
+    def claim_address(self, address: str, identity: str) -> bool:
+        """Make a loopback address a container's own, as long as that exists; tells whether it was free."""
+        folder = files.private_directory(os.path.join(self.state, "addresses"))
+        return files.write_once(os.path.join(folder, address), files.encode("%s %d %d %s" % (identity, *_me())))
+
+    def _drop_members(self, network: str) -> str:
+        from gha_apptainer.node.engine import networks
+
+        folder = os.path.join(self.state, "networks", network)
+        for entry in os.listdir(folder):
+            if not os.path.isdir(self.path(entry[:64])):  # the rest of the name tells that it was being written
+                networks.leave(folder, entry)
+        try:
+            os.rmdir(folder)
+        except OSError:
+            pass  # there are members, or it went with the last one
+        return ""
+
+    def _drop_name(self, name: str) -> str:
+        return self._drop_claim("names", name)
+
+    def _drop_address(self, address: str) -> str:
+        return self._drop_claim("addresses", address)
+
+    def _drop_claim(self, folder: str, name: str) -> str:
         """Remove a claim whose container does not exist and whose maker is gone; also one that was never finished."""
-        claim = os.path.join(self.state, "names", name)
+        claim = os.path.join(self.state, folder, name)
         try:
             identity, pid, started, place = files.decode(files.read_whole(claim)).split(" ")
             stale = not os.path.isdir(self.path(identity)) and not process.elsewhere(place) and not process.alive(int(pid), int(started))

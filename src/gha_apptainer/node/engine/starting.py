@@ -10,7 +10,7 @@ from gha_apptainer.domain.containers import (
     BIND,
     GPU_NONE,
     GPU_NVIDIA,
-    NETWORK_NONE,
+    NETWORK_HOST,
     NETWORK_PRIVATE,
     TMPFS,
     VOLUME,
@@ -19,7 +19,7 @@ from gha_apptainer.domain.containers import (
     ExecRequest,
     Mount,
 )
-from gha_apptainer.domain.errors import HostUnfit, InputError, Refused
+from gha_apptainer.domain.errors import HostUnfit, InputError
 from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.domain.values import dataclass, replace
@@ -65,17 +65,15 @@ def plan_start(spec: ContainerSpec, host: HostFacts, base: str, volumes: str, re
 
     Raises Refused, InputError or HostUnfit, before anything is made.
     """
-    if spec.ports or spec.network == NETWORK_PRIVATE:
-        raise Refused("publishing ports is not served by this engine yet", remedy="use --network host: ports are then the host's")
     hostname = spec.hostname
-    private = spec.network == NETWORK_NONE
+    private = spec.network != NETWORK_HOST
     return StartPlan(
         hostname=hostname,
         placed=_placed(spec, host, base, volumes),
         written=(
             ("/etc/hostname", hostname + "\n"),
             ("/etc/hosts", hosts_text(hostname, spec)),
-            ("/etc/resolv.conf", "" if private else resolv_conf),
+            ("/etc/resolv.conf", resolver_text(spec, "" if private else resolv_conf)),
         ),
         flags=_gpu(spec, host) + spec.apptainer_args,
         gpu=spec.gpu != GPU_NONE,
@@ -100,6 +98,25 @@ def hosts_text(hostname: str, spec: ContainerSpec) -> str:
     lines = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback", "127.0.1.1\t" + hostname]
     lines += ["%s\t%s" % (address, name) for name, address in spec.hosts.items()]
     return "\n".join(lines) + "\n"
+
+
+def resolver_text(spec: ContainerSpec, machine: str) -> str:
+    """The container's resolv.conf: the machine's, each kind of line replaced that the spec states. man 5 resolv.conf"""
+    if not (spec.dns or spec.dns_search or spec.dns_options):
+        return machine
+    replaced = {"nameserver": spec.dns, "search": spec.dns_search, "domain": spec.dns_search, "options": spec.dns_options}
+    lines = [line for line in machine.splitlines() if not replaced.get(line.split(" ")[0].split("\t")[0])]
+    lines += ["nameserver " + one for one in spec.dns]
+    if spec.dns_search and spec.dns_search != (".",):
+        lines.append("search " + " ".join(spec.dns_search))
+    if spec.dns_options:
+        lines.append("options " + " ".join(spec.dns_options))
+    return "\n".join(lines) + "\n"
+
+
+def attended(spec: ContainerSpec) -> bool:
+    """Whether a container has anything for `attendants` to do."""
+    return spec.network == NETWORK_PRIVATE or bool(spec.ports or spec.network_name or spec.health)
 
 
 def _gpu(spec: ContainerSpec, host: HostFacts) -> Args:
