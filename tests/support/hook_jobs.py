@@ -98,6 +98,11 @@ class HookRunner:
             self._installed.clear()
         return name
 
+    def use_image(self, name: str, tree: Path) -> None:
+        """A further image that is made already."""
+        self.images[name] = str(self.driver.own(tree))
+        self._installed.clear()
+
     def install(self, policy: Mapping[str, object] | None = None) -> Path:
         """Hooks with this policy; gives their directory."""
         key = json.dumps([policy, self.settings], sort_keys=True)

@@ -91,7 +91,7 @@ def show_logs(record: JobRecord, around: Surroundings) -> None:
             lines = last_lines(around, service.container, LOG_LINES)
         except (GhaError, OSError):
             continue
-        with around.report.group("Log of service %s" % service.title):
+        with around.report.group("Log of %s" % service.title):
             for text in lines:
                 around.report.line(text)
 

@@ -83,7 +83,10 @@ class _Preparation:
         services = [(plan, identity) for plan, identity in zip(plans, made) if plan.kind == SERVICE]
         record = replace(record, services=tuple(ServiceRecord(identity, plan.title, plan.aliases) for plan, identity in services))
         self._around.jobs.write(record)
-        self._start(plans, made)
+        for kind in (SERVICE, JOB):  # the job container comes when the services are there: their names are in its hosts file at once
+            chosen = [(plan, identity) for plan, identity in zip(plans, made) if plan.kind == kind]
+            if chosen:
+                self._start(chosen)
         fit: Optional[NodeFit] = None
         if plans and plans[0].kind == JOB:
             made[0], fit = self._fitted(made[0], specs[0])
@@ -141,11 +144,11 @@ class _Preparation:
         assert plan.ref is not None
         return to_json(self._around.image(plan.ref, plan.asked.pull, plan.login))
 
-    def _start(self, plans: Sequence[Planned], made: Sequence[str]) -> None:
-        """All containers at once, until each is up and, where it has a check, healthy."""
-        tasks = [partial(self._up, plan, identity) for plan, identity in zip(plans, made)]
+    def _start(self, chosen: Sequence[Tuple[Planned, str]]) -> None:
+        """Several containers at once, until each is up and, where it has a check, healthy."""
+        tasks = [partial(self._up, plan, identity) for plan, identity in chosen]
         failed = []
-        for plan, result in zip(plans, parallel.run(tasks, START_LIMIT)):
+        for (plan, _), result in zip(chosen, parallel.run(tasks, START_LIMIT)):
             if isinstance(result, GhaError):
                 failed.append((plan, result))
         if failed:
