@@ -61,7 +61,7 @@ class Planner:
         mounts = [one for container in wanted for one in container.system_mounts]
         self.work = work_of(tuple(mounts), around.environ)
         self.job = job
-        self._view = HostView(self.work, job, os.path.realpath, os.path.lexists)
+        self._view = HostView(self.work, job, real_path, os.path.lexists)
 
     def plan(self, wanted: HookContainer, kind: str, title: str, network: str) -> Planned:
         """One container. `network` is the name of the job's network. Raises InputError and Refused."""
@@ -240,6 +240,17 @@ def node_mounts(place: str, mounts: Tuple[Mount, ...]) -> Tuple[Mount, ...]:
         for name in names
         if name.startswith("node") and os.path.isdir(os.path.join(externals, name)) and os.path.isdir(os.path.join(place, name))
     )
+
+
+def real_path(path: str) -> str:
+    """The path without links. Raises Refused for one that this user cannot follow."""
+    try:
+        return os.path.realpath(path)
+    except OSError as error:
+        raise Refused(
+            "the path %s is not allowed in a container on this runner: %s" % (path, error.strerror),
+            cause="no policy can judge a path that the runner's user cannot follow",
+        ) from error
 
 
 def _device_reason(path: str) -> str:
