@@ -114,6 +114,7 @@ class Driver:
             os.mknod(self.fuse, stat.S_IFCHR | 0o666, os.makedev(10, 229))
             self.fuse.chmod(0o666)
         self.apptainer = apptainer
+        self.shown: list[str] = []
         self.python = "/usr/bin/python3" if uid != os.getuid() and os.path.exists("/usr/bin/python3") else sys.executable
 
     @property
@@ -123,8 +124,13 @@ class Driver:
 
     def argv(self, *words: str) -> list[str]:
         """Words that run our interpreter as this user."""
-        shown = ":".join([os.path.dirname(os.path.dirname(self.apptainer)), str(SRC)])
+        shown = ":".join([os.path.dirname(os.path.dirname(self.apptainer)), str(SRC), *self.shown])
         return [sys.executable, "-I", "-S", "-c", _LAUNCH, str(self.uid), shown, self.python, "-I", "-S", *words]
+
+    def show(self, path: str) -> str:
+        """Let this user's processes see a directory that lies below a closed one; gives it back."""
+        self.shown.append(path)
+        return path
 
     def environ(self, **more: str) -> dict[str, str]:
         """The environment of our commands."""

@@ -125,6 +125,9 @@ class Registry:
         self.headers: list[Mapping[str, str]] = []
         self.answer: Callable[[str, Mapping[str, str]], Answer | None] = lambda _path, _headers: None
         """Set it to answer a GET instead of the registry: status, headers, body; None passes it on."""
+        self.writes: list[str] = []
+        self.answer_write: Callable[[str, str, bytes], Answer | None] = lambda _method, _path, _body: None
+        """Set it to answer a POST or PUT instead of the registry; it may wait."""
         self.spoil: Callable[[str, bytes], bytes] = lambda _path, body: body
         """Set it to alter a body on its way."""
         self._child: subprocess.Popen[bytes] | None = None
@@ -181,7 +184,9 @@ class Registry:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             sent = dict(headers or {})
-            if self._login and "Authorization" not in sent and method != "GET":
+            if not sent.get("authorization", "x"):
+                del sent["authorization"]
+            elif self._login and not {"Authorization", "authorization"} & set(sent) and method not in ("GET", "HEAD"):
                 sent["Authorization"] = "Basic Y2Fyb2w6czNjcmV0"
             connection.request(method, path, body or None, sent)
             answer = connection.getresponse()
@@ -266,6 +271,32 @@ def _handler(registry: Registry) -> type[http.server.BaseHTTPRequestHandler]:
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            self._write("POST")
+
+        def do_PUT(self) -> None:
+            self._write("PUT")
+
+        def _write(self, method: str) -> None:
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            registry.writes.append("%s %s" % (method, self.path))
+            body = self.rfile.read(int(headers.get("content-length", "0")))
+            own = registry.answer_write(method, self.path, body)
+            if own is None:
+                passed = {name: headers[name] for name in ("content-type", "authorization", "host") if name in headers}
+                passed.setdefault("authorization", "")
+                own = registry.ask(
+                    method, self.path, body, {name: value for name, value in passed.items() if value or name == "authorization"}
+                )
+            status, back, text = own
+            self.send_response(status)
+            for name, value in back.items():
+                if name not in ("content-length", "connection", "date", "transfer-encoding"):
+                    self.send_header(name, value)
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
 
         def do_HEAD(self) -> None:
             headers = {name.lower(): value for name, value in self.headers.items()}

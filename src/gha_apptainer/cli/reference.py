@@ -10,6 +10,7 @@ from gha_apptainer.domain.docker_table import APPROXIMATE, CREATE, EXEC, HONOURE
 from gha_apptainer.domain.documents import plain
 from gha_apptainer.domain.hook_policy import HookPolicy
 from gha_apptainer.domain.settings import NodeSettings
+from gha_apptainer.node.dockerfile.table import INSTRUCTIONS, Flag
 from gha_apptainer.node.host.checks.catalogue import CATALOGUE
 
 
@@ -91,3 +92,16 @@ def _settings(defaults: Mapping[str, object], name_of_schema: str) -> str:
         value = defaults[name]
         rows.append(("`%s`" % name, "`%s`" % json.dumps(value) if value not in ("", [], {}) else "", row["description"]))
     return _table(("setting", "default", "meaning"), rows).rstrip("\n")
+
+
+def dockerfile() -> str:
+    """Every instruction of a Dockerfile and its flags, from the table that the parser reads; a part of docs/reference/dockerfile.md."""
+    rows = []
+    for keyword, row in INSTRUCTIONS.items():
+        rows.append(("`%s`" % keyword, row.treatment, "yes" if row.expands else "", row.does + ("; " + row.note if row.note else "")))
+        rows += [(_flag_spelling(keyword, flag), flag.treatment, "", flag.note) for flag in row.flags]
+    return _table(("instruction", "treatment", "variables", "meaning"), rows).rstrip("\n")
+
+
+def _flag_spelling(keyword: str, flag: Flag) -> str:
+    return "`%s --%s`" % (keyword, flag.name)

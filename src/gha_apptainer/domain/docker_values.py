@@ -76,6 +76,10 @@ _SIGNAL_ALIASES = {"IOT": "ABRT", "CLD": "CHLD", "POLL": "IO"}
 _RTMIN, _RTMAX = 34, 64
 
 
+_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = r"([0-9]*\.?[0-9]+)(ns|us|µs|ms|s|m|h)"
+
+
 def is_name(text: str) -> bool:
     """Whether Docker would take this as the name of a container or a volume: two characters or more of [a-zA-Z0-9_.-]."""
     return len(text) > 1 and text[0] in _NAME_FIRST and all(letter in _NAME_REST for letter in text)
@@ -113,6 +117,18 @@ def size(flag: str, text: str) -> int:
         return int(float(digits) * _UNITS[unit]) if "." in digits else int(digits) * _UNITS[unit]
     except ValueError as error:
         raise InputError("%s: %r is no size" % (flag, text), remedy="write bytes, or a number with k, m or g, such as 64m") from error
+
+
+def duration(flag: str, text: str) -> float:
+    """Seconds of a duration as Go writes it, such as 30s or 1m30s; a bare number is seconds."""
+    import re  # slow to load, and few commands have durations
+
+    parts = re.findall(_DURATION, text)
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
+        return float(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise InputError("%s %s is no duration" % (flag, text), remedy="such as 30s, 1m30s or 2h")
+    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
 
 
 def octal(flag: str, text: str) -> int:

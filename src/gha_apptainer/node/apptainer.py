@@ -120,8 +120,13 @@ def guarded_argv(argv: Args, parent: int, uids: Sequence[IdRange] = (), gids: Se
     none over the machine, and it works for a root that lacks capabilities, where plain Apptainer refuses to start. To be run by
     `process.run`, which makes it a group leader.
     """
-    table = [",".join("%d %d %d" % (one.first, one.first, one.count) for one in ranges) for ranges in (uids, gids)]
+    table = [",".join("%d %d %d" % (one.first, one.first, _not_all(one)) for one in ranges) for ranges in (uids, gids)]
     return (sys.executable, "-I", "-S", "-c", _GUARD, str(parent), *table, *argv)
+
+
+def _not_all(ids: IdRange) -> int:
+    """How many ids to map: never the last one of all, because a map of every id is how Apptainer recognises that it is in no namespace."""
+    return min(ids.count, 4294967294 - ids.first)
 
 
 ENGINE_CONFIG = (

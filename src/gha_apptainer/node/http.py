@@ -9,6 +9,7 @@ from __future__ import annotations
 import email.utils
 import hashlib
 import http.client
+import io
 import os
 import random
 import socket
@@ -17,7 +18,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from typing import IO, Callable, Dict, Mapping, Optional, Tuple
+from typing import IO, Callable, Dict, Iterator, Mapping, Optional, Tuple
 
 from gha_apptainer.domain.errors import HostUnfit, ImageFailed, disk_full, is_disk_full
 from gha_apptainer.domain.values import dataclass
@@ -187,6 +188,54 @@ def download(
     return _try(url, headers or {}, authorization, timeout, retry, tell, store)
 
 
+def send(
+    method: str,
+    url: str,
+    *,
+    body: bytes = b"",
+    path: str = "",
+    headers: Optional[Mapping[str, str]] = None,
+    authorization: str = "",
+    timeout: float = 60.0,
+    retry: Retry = USUAL,
+    tell: Callable[[str], None] = silent,
+    progress: Callable[[int], None] = uncounted,
+) -> Answer:
+    """A request with a body, of memory or of the file `path`; HEAD, POST and PUT. `timeout` limits silence, not the whole.
+
+    Redirects of a request with a body are not followed. Raises Unreachable. A server that answers before it has read everything is heard.
+    """
+
+    def make() -> urllib.request.Request:
+        data: Optional[_Counted] = None
+        if method != "HEAD":
+            data = _Counted(path, body, progress)
+        sent = {"Content-Length": str(data.size)} if data is not None else {}
+        # the file is an iterable of bytes to http.client; its length is told by the header
+        return urllib.request.Request(url, data=data, headers={"User-Agent": USER_AGENT, **sent, **(headers or {})}, method=method)  # noqa: S310
+
+    def read(answer: http.client.HTTPResponse) -> bytes:
+        return answer.read(BODY_LIMIT)
+
+    return _try(url, {}, authorization, timeout, retry, tell, read, make)
+
+
+class _Counted:
+    """What is sent, in pieces, with its progress."""
+
+    def __init__(self, path: str, body: bytes, progress: Callable[[int], None]) -> None:
+        self._path, self._body, self._progress = path, body, progress
+        self.size = os.stat(path).st_size if path else len(body)
+
+    def __iter__(self) -> Iterator[bytes]:
+        done = 0
+        with open(self._path, "rb") if self._path else io.BytesIO(self._body) as source:
+            for part in iter(lambda: source.read(1 << 20), b""):
+                yield part
+                done += len(part)
+                self._progress(done)
+
+
 def _write(handle: IO[bytes], part: bytes, path: str) -> None:
     try:
         view = memoryview(part)
@@ -217,12 +266,13 @@ def _try(
     retry: Retry,
     tell: Callable[[str], None],
     consume: Callable[[http.client.HTTPResponse], bytes],
+    make: Optional[Callable[[], urllib.request.Request]] = None,
 ) -> Answer:
     attempt = 0
     while True:
         last = attempt + 1 >= retry.tries
         try:
-            answer = _once(url, headers, authorization, timeout, consume)
+            answer = _once(url, headers, authorization, timeout, consume, make)
             pause = _retry_after(answer.headers, retry.pause(attempt))
             if answer.status not in PASSING or last or pause > retry.longest * 1.25:
                 return answer
@@ -244,11 +294,19 @@ def _try(
 
 
 def _once(
-    url: str, headers: Mapping[str, str], authorization: str, timeout: float, consume: Callable[[http.client.HTTPResponse], bytes]
+    url: str,
+    headers: Mapping[str, str],
+    authorization: str,
+    timeout: float,
+    consume: Callable[[http.client.HTTPResponse], bytes],
+    make: Optional[Callable[[], urllib.request.Request]] = None,
 ) -> Answer:
     if origin(url)[0] not in ("http", "https"):
         raise Unreachable("%s: not a usable address" % host_of(url), reason="address", final=True)
-    request = urllib.request.Request(url, headers={"User-Agent": USER_AGENT, **headers})  # noqa: S310 - the scheme is checked above
+    if make is not None:
+        request = make()
+    else:
+        request = urllib.request.Request(url, headers={"User-Agent": USER_AGENT, **headers})  # noqa: S310 - the scheme is checked above
     if authorization:
         request.add_unredirected_header("Authorization", authorization)
     try:

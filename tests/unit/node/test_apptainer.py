@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from gha_apptainer.domain.hosts import HostFacts
-from gha_apptainer.node.apptainer import Bind, engine_config, exec_argv, mount_option
+from gha_apptainer.domain.hosts import HostFacts, IdRange
+from gha_apptainer.node.apptainer import Bind, engine_config, exec_argv, guarded_argv, mount_option
 
 
 def _host(*, setuid: bool) -> HostFacts:
@@ -47,3 +47,9 @@ def test_a_host_that_forbids_a_new_proc_has_its_own_bound(setuid: bool) -> None:
 )
 def test_every_path_passes_as_one_field(path: str, written: str) -> None:
     assert mount_option(Bind(path, "/t")) == "type=bind,%s,destination=/t" % written
+
+
+def test_the_map_of_a_build_never_holds_every_id() -> None:
+    """A full map looks like no user namespace at all, and Apptainer then mounts what it may not."""
+    argv = guarded_argv(("/opt/apptainer", "build"), 7, (IdRange(0, 4294967295),), (IdRange(0, 1000), IdRange(1000, 64536)))
+    assert argv[5:8] == ("7", "0 0 4294967294", "0 0 1000,1000 1000 64536")

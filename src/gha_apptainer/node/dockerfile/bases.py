@@ -16,12 +16,13 @@ from gha_apptainer.domain.images import SANDBOX, Image
 from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.node import images
 from gha_apptainer.node.dockerfile.surroundings import Surroundings, key_of
-from gha_apptainer.node.dockerfile.trees import Tree, bare_image
+from gha_apptainer.node.dockerfile.trees import Tree, bare_image, flatten
+from gha_apptainer.node.engine import trees as rooms
 from gha_apptainer.node.engine.layers import foreign_owner
 from gha_apptainer.node.files import encode, tree_size
 from gha_apptainer.node.host import overlay_probe
 from gha_apptainer.node.images.build_layers import walk
-from gha_apptainer.node.images.leases import Lease, acquire_or_find
+from gha_apptainer.node.images.leases import Lease, Renewer, acquire_or_find
 from gha_apptainer.node.images.progress import megabytes
 from gha_apptainer.node.images.pulling import Build, give_owner_rights
 from gha_apptainer.node.images.pulling import build as unpack
@@ -57,7 +58,8 @@ def scratch(around: Surroundings) -> Tree:
     """An empty tree."""
     place = os.path.join(around.work.paths[0], "scratch")
     os.makedirs(place, mode=0o755, exist_ok=True)
-    return Tree(place, key_of("scratch", around.kind), bare_image(place))
+    key = key_of("scratch", around.kind)
+    return Tree(place, key, key, bare_image(place))
 
 
 def fetched(around: Surroundings, ref: ImageRef, policy: str, login: LoginFor, where: str) -> Tuple[Tree, Image]:
@@ -69,13 +71,19 @@ def fetched(around: Surroundings, ref: ImageRef, policy: str, login: LoginFor, w
         error.what = where + error.what
         raise
     around.holding(images.use(image, settings, host, around.name))
-    identity = image.digest.text or _identity(image)
+    root = key_of("image", image.digest.text or _identity(image), around.kind)
     why = _unfit(around, image)
     if not why:
-        return Tree(image.rootfs, key_of("image", identity, around.kind), image), image
-    key = key_of("import", identity, around.kind)
-    tree = _imported(around, image, key, why)
-    return Tree(tree, key, bare_image(tree)), image
+        return Tree(image.rootfs, root, root, image), image
+    base = _imported(around, image, root, why)
+    return Tree(base, root, root, bare_image(base)), image
+
+
+def shared_base(around: Surroundings, tree: Tree) -> str:
+    """The tree's base as a directory whose files may be shared by hard links: the store's own never change, others are copied once."""
+    if os.path.realpath(tree.base).startswith(os.path.realpath(around.store.root) + "/"):
+        return tree.base
+    return _imported(around, tree.image, tree.root, "files outside the store may be changed by others")
 
 
 def _unfit(around: Surroundings, image: Image) -> str:
@@ -97,17 +105,20 @@ def _identity(image: Image) -> str:
     return "tree:" + found.hexdigest()
 
 
-def _imported(around: Surroundings, image: Image, key: str, why: str) -> str:
+def _imported(around: Surroundings, image: Image, root: str, why: str) -> str:
     """A copy of the image among the layers, made once."""
-    cache = around.cache
-    got = acquire_or_find(cache.lease(key), lambda: cache.find(key), what=image.reference, tell=around.tell, does="unpacks")
+    cache, key = around.cache, key_of("import", root)
+    got = acquire_or_find(cache.lease(key), lambda: cache.find(key), what=image.reference, tell=around.tell, does="copies")
     if isinstance(got, Lease):
-        with got:
+        with got, Renewer([got.renew, around.renew]):
             made = around.directory("import")
-            size = os.stat(image.rootfs).st_size if image.form != SANDBOX else tree_size(image.rootfs)[0]
-            around.tell("%s: unpacking it once for builds, from %s: %s" % (image.reference, megabytes(size), why))
             target = os.path.join(made, "tree")
-            unpack(Build(image.reference, image.rootfs, SANDBOX), target, around.work, around.host, tell=around.tell)
+            size = os.stat(image.rootfs).st_size if image.form != SANDBOX else tree_size(image.rootfs)[0]
+            around.tell("%s: copying it once for builds, %s: %s" % (image.reference, megabytes(size), why))
+            if image.form == SANDBOX:
+                rooms.in_namespace(around.host, lambda _single: flatten(image.rootfs, (), target, link=False))
+            else:
+                unpack(Build(image.reference, image.rootfs, SANDBOX), target, around.work, around.host, tell=around.tell)
             if os.geteuid() != 0:
                 give_owner_rights(target)
             layer = cache.publish(made, key, "FROM " + image.reference, whole=True, ids=not around.single)

@@ -19,7 +19,7 @@ from gha_apptainer.node.dockerfile import bases
 from gha_apptainer.node.dockerfile.evaluation import Given, State, evaluate
 from gha_apptainer.node.dockerfile.executor import Executor, paths
 from gha_apptainer.node.dockerfile.ignoring import Patterns, read_patterns
-from gha_apptainer.node.dockerfile.running import Runner, linkable
+from gha_apptainer.node.dockerfile.running import Runner
 from gha_apptainer.node.dockerfile.stages import SCRATCH, Dockerfile, Stage, Step, read_dockerfile, triggered
 from gha_apptainer.node.dockerfile.surroundings import Surroundings, key_of
 from gha_apptainer.node.dockerfile.table import PROXIES
@@ -212,9 +212,9 @@ class _Build:
         with got, Renewer([got.renew, around.renew]):
             made = around.directory("image")
             layers = paths(around, tree)
-            link = linkable(around, tree.base)
+            base = bases.shared_base(around, tree)
             target = os.path.join(made, ROOTFS_NAMES[SANDBOX])
-            rooms.in_namespace(around.host, lambda _single: flatten(tree.base, layers, target, link=link))
+            rooms.in_namespace(around.host, lambda _single: flatten(base, layers, target, link=True))
             stored = StoredImage(
                 digest=digest, kind="build", platform=str(self._platform), form=SANDBOX, size=0, inodes=0, config=config,
                 config_digest="", reference=self._order.tags[0] if self._order.tags else "", route="build", created=time.time(),

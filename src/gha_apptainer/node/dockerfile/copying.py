@@ -9,6 +9,7 @@ import os
 import re
 import stat
 import tarfile
+import zlib
 from typing import IO, Iterator, List, Optional, Tuple
 
 from gha_apptainer.domain.errors import InputError, Refused
@@ -201,7 +202,7 @@ def archive_kind(path: str) -> str:
     try:
         with _unpacked(path, kind) as stream:
             first = stream.read(512)
-    except (OSError, EOFError, lzma.LZMAError):
+    except (OSError, EOFError, lzma.LZMAError, zlib.error):
         return ""
     try:
         if len(first) == 512 and any(first):
@@ -229,7 +230,7 @@ def unpack(root: str, archive: str, kind: str, target: str, manner: Manner) -> N
         with _unpacked(archive, kind) as stream, tarfile.open(fileobj=stream, mode="r|", errorlevel=2) as members:
             for member in members:
                 _unpack_one(root, top, members, member, manner)
-    except (tarfile.TarError, EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
+    except (tarfile.TarError, EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError("%s is damaged: %s" % (os.path.basename(archive), error)) from error
 
 

@@ -11,7 +11,7 @@ from typing import Callable, Dict, List, Mapping, Optional, Tuple
 
 from gha_apptainer.domain.container_specs import DEFAULT_PATH
 from gha_apptainer.domain.containers import Env
-from gha_apptainer.domain.docker_values import signal_name
+from gha_apptainer.domain.docker_values import duration, signal_name
 from gha_apptainer.domain.errors import GhaError
 from gha_apptainer.domain.images import Health, OciConfig
 from gha_apptainer.domain.values import dataclass, field, replace
@@ -21,9 +21,8 @@ from gha_apptainer.node.dockerfile.stages import Step, array_of, expanded, insid
 from gha_apptainer.node.dockerfile.table import PROXIES
 from gha_apptainer.node.dockerfile.words import BadWord, expand_content
 
+_GIT = r"git@|git://|ssh://|https?://[^#?]*\.git(#|$)"
 SHELL = ("/bin/sh", "-c")
-_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_DURATION = re.compile(r"([0-9]*\.?[0-9]+)(ns|us|µs|ms|s|m|h)")
 _PORT = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp|sctp))?", re.IGNORECASE)
 
 
@@ -189,12 +188,10 @@ def _healthcheck(step: Step, state: State) -> Tuple[State, Optional[Action]]:
 
 def _seconds(step: Step, name: str) -> float:
     text = step.flag(name)
-    if not text or text == "0":
-        return 0.0
-    parts = _DURATION.findall(text)
-    if "".join(number + unit for number, unit in parts) != text:
-        raise step.wrong("--%s=%s is no duration" % (name, text), "such as 30s or 1m30s")
-    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+    try:
+        return duration("--" + name, text) if text else 0.0
+    except GhaError as error:
+        raise step.wrong(error.what, error.remedy) from error
 
 
 # what touches files
@@ -243,6 +240,8 @@ def _copy(step: Step, state: State) -> Tuple[State, Optional[Action]]:
         text = expanded(step, name, variables)
         if not text:
             raise step.wrong("the source %s is empty text" % name)
+        if step.keyword == "ADD" and re.match(_GIT, text):
+            raise step.refused("%s is a git repository, which is not fetched" % text, "check it out into the context before")
         sources.append(text)
     told = expanded(step, target, variables)
     if not told:

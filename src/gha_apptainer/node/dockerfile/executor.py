@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, Callable, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
-from gha_apptainer.domain.errors import GhaError, InputError
+from gha_apptainer.domain.errors import GhaError
 from gha_apptainer.domain.values import dataclass, field
 from gha_apptainer.node import files, http
 from gha_apptainer.node.dockerfile.actions import Action, Copy, MakeDirectory, Run
@@ -72,7 +72,7 @@ class Executor:
         around.leaning(layer)
         above = (layer,) if layer.whole else (layer, *tree.layers)
         base = cache.tree(layer) if layer.whole else tree.base
-        after = Tree(base, key_of(tree.key, layer.digest), tree.image, () if layer.whole else above)
+        after = Tree(base, key_of(tree.key, layer.digest), tree.root, tree.image, () if layer.whole else above)
         return Done(after, cached, time.monotonic() - began)
 
     def _published(self, made: str, key: str, step: Step) -> StoredLayer:
@@ -87,8 +87,8 @@ class Executor:
             return
         try:
             self._change(tree, lambda root, single: self._act(root, action, prepared, single), target)
-        except InputError as error:
-            raise step.wrong(error.what, error.remedy) from error
+        except GhaError as error:
+            raise located(error, step) from error
 
     def _change(self, tree: Tree, act: Callable[[str, bool], Any], target: str) -> None:
         """Let `act` change the tree's files; the layer lies at `target` then."""
@@ -135,12 +135,8 @@ class Executor:
             if isinstance(action, Run):
                 mounts, digest = self._runner.prepare(action, self._context, self._tree_of)
                 return _Prepared(digest, mounts=mounts)
-        except InputError as error:
-            if error.what.startswith(step.file):
-                raise
-            told = step.wrong(error.what, error.remedy)
-            told.cause = error.cause
-            raise told from error
+        except GhaError as error:
+            raise located(error, step) from error
         return _Prepared("")
 
     def _prepared_copy(self, action: Copy, step: Step) -> _Prepared:
@@ -195,7 +191,7 @@ class Executor:
         try:
             answer = http.download(address, path, sha256=action.checksum.partition(":")[2], tell=self._around.tell)
         except GhaError as error:
-            error.what = "%s:%d: ADD %s: %s" % (step.file, step.line, address, error.what)
+            error.what = "%s: %s" % (address, error.what)
             raise
         if answer.status != 200:
             raise step.wrong("%s answers %d" % (address, answer.status), "check the address")
@@ -214,6 +210,13 @@ class _Prepared:
     taken: Tuple[Tuple[Root, Taken], ...] = ()
     archives: Mapping[str, str] = field(default_factory=dict)
     mounts: Tuple[Any, ...] = ()
+
+
+def located(error: GhaError, step: Step) -> GhaError:
+    """The error with file, line and instruction before its text, unless they stand there."""
+    if not error.what.startswith(step.file + ":"):
+        error.what = "%s:%d: %s: %s" % (step.file, step.line, step.keyword, error.what)
+    return error
 
 
 def paths(around: Surroundings, tree: Tree) -> Tuple[str, ...]:

@@ -6,7 +6,7 @@ import posixpath
 import re
 from typing import Dict, Mapping
 
-from gha_apptainer.domain.docker_values import csv_fields, is_name
+from gha_apptainer.domain.docker_values import csv_fields
 from gha_apptainer.domain.docker_values import size as parse_size
 from gha_apptainer.domain.errors import GhaError
 from gha_apptainer.node.dockerfile.actions import RunMount
@@ -36,16 +36,16 @@ def read_mount(step: Step, text: str, variables: Mapping[str, str], workdir: str
             raise step.wrong("--mount=type=%s does not take %s" % (kind, key), "it takes " + ", ".join(_MOUNT_KEYS[kind]))
     target = found.get("target", "")
     if kind == "secret":
-        target = target or ("" if "env" in found else "/run/secrets/" + found.get("id", ""))
+        if not target and not found.get("id"):
+            raise step.wrong("--mount=%s has neither id nor target" % text)
+        target = target or ("" if "env" in found else "/run/secrets/" + found["id"])
     elif not target:
         raise step.wrong("--mount=%s has no target" % text)
     target = inside(target, workdir) if target else ""
     if target == "/":
         raise step.wrong("--mount=%s: a mount at / would hide the image" % text)
     name = found.get("id") or {"secret": posixpath.basename(target), "cache": target}.get(kind, "")
-    if kind == "secret" and not name:
-        raise step.wrong("--mount=%s has neither id nor target" % text)
-    if found.get("env") and not is_name(found["env"]):
+    if found.get("env") and not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", found["env"]):
         raise step.wrong("--mount env=%s is no name of a variable" % found["env"])
     sharing = found.get("sharing", "shared")
     if sharing not in ("shared", "private", "locked"):

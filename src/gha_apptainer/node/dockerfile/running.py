@@ -7,12 +7,12 @@ import os
 from typing import Callable, List, Mapping, Optional, Tuple
 
 from gha_apptainer.domain.containers import NETWORK_HOST, NETWORK_NONE, TMPFS, ContainerSpec, ExecRequest, ExitStatus, Mount, Owner, Stdio
-from gha_apptainer.domain.errors import ImageFailed, InputError
+from gha_apptainer.domain.errors import DiskFull, ImageFailed, InputError
 from gha_apptainer.domain.images import SANDBOX
 from gha_apptainer.domain.values import dataclass, replace
 from gha_apptainer.node import files, process
 from gha_apptainer.node.dockerfile.actions import Run, RunMount
-from gha_apptainer.node.dockerfile.bases import settings_for
+from gha_apptainer.node.dockerfile.bases import settings_for, shared_base
 from gha_apptainer.node.dockerfile.copying import Manner, place
 from gha_apptainer.node.dockerfile.selecting import Root, Taken, digest_of, select
 from gha_apptainer.node.dockerfile.stages import Step
@@ -26,6 +26,10 @@ from gha_apptainer.node.images.leases import Lease, acquire_or_find, try_acquire
 
 GRACE = 10.0
 """Seconds between a signal to the build and the end of its command by force."""
+SCRIPT = "/.gha-apptainer-script"
+"""Where a here-document with an interpreter of its own lies while it runs."""
+_FULL = ("no space left on device", "disk quota exceeded")
+_KEPT = 1 << 16  # bytes reserved for what a silent command says, so that it can say that the disk is full
 _TAIL = 4000  # bytes of a silent command's output that go into its error
 TreeOf = Callable[[str], Tree]
 
@@ -89,7 +93,8 @@ class Runner:
                 return path
         path = os.path.join(self._around.directory("flat"), "tree")
         layers = tuple(self._around.cache.tree(layer) for layer in tree.layers)
-        rooms.in_namespace(self._around.host, lambda _single: flatten(tree.base, layers, path, link=linkable(self._around, tree.base)))
+        base = shared_base(self._around, tree)
+        rooms.in_namespace(self._around.host, lambda _single: flatten(base, layers, path, link=True))
         self._flat.append((tree.key, path))
         return path
 
@@ -106,8 +111,8 @@ class Runner:
             argv = action.argv
             if action.script:
                 files.write_whole(os.path.join(folder, "script"), files.encode(action.script), mode=0o755)
-                placed.append(Mount(os.path.join(folder, "script"), "/dev/pipes/script", read_only=True))
-                argv = ("/dev/pipes/script",)
+                placed.append(Mount(os.path.join(folder, "script"), SCRIPT, read_only=True))
+                argv = (SCRIPT,)
             image = replace(tree.image, rootfs=tree.base, form=SANDBOX)
             spec = ContainerSpec(
                 image=image,
@@ -127,14 +132,20 @@ class Runner:
             files.remove_tree(folder)
 
     def _run(self, spec: ContainerSpec, folder: str) -> ExitStatus:
-        handle = self._output
-        if handle < 0:
-            handle = os.open(os.path.join(folder, "output"), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        if self._output >= 0:
+            return self._engine.run(spec, "", Stdio(-1, self._output, self._output), grace=GRACE)
+        handle = os.open(os.path.join(folder, "output"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            return self._engine.run(spec, "", Stdio(-1, handle, handle), grace=GRACE)
+            try:
+                os.posix_fallocate(handle, 0, _KEPT)
+            except OSError:
+                pass  # a file system that cannot reserve; what the command says may then be lost with a full disk
+            try:
+                return self._engine.run(spec, "", Stdio(-1, handle, handle), grace=GRACE)
+            finally:
+                os.ftruncate(handle, os.lseek(handle, 0, os.SEEK_CUR))  # the command wrote through the same open file
         finally:
-            if handle != self._output:
-                os.close(handle)
+            os.close(handle)
 
     def _finished(self, status: ExitStatus, output: str, target: str, step: Step) -> None:
         if not status.exit_code and not status.reason:
@@ -151,11 +162,13 @@ class Runner:
         why = status.reason
         if not why and (status.oom or status.signal):
             why = "it was killed: out of memory" if status.oom else "killed by signal %d" % status.signal
-        raise ImageFailed(
-            "%s:%d: %s: ended with exit code %d" % (step.file, step.line, step, status.exit_code),
-            cause="; ".join(part for part in (why, tail and "it said: " + tail) if part),
-            remedy="" if status.reason else "correct the instruction, or what it uses",
-        )
+        what = "%s:%d: %s: ended with exit code %d" % (step.file, step.line, step, status.exit_code)
+        cause = "; ".join(part for part in (why, tail and "it said: " + tail) if part)
+        if any(word in tail.lower() for word in _FULL):
+            raise DiskFull(
+                what, cause=cause, remedy="free space in %s (gha-apptainer image gc), or set another store" % self._around.store.root
+            )
+        raise ImageFailed(what, cause=cause, remedy="" if status.reason else "correct the instruction, or what it uses")
 
     def _mounted(self, one: Prepared, place_: str, env: dict[str, str], leases: List[Lease]) -> List[Mount]:
         wish = one.wish
@@ -207,8 +220,3 @@ def wait_for(around: Surroundings, name: str, wish: RunMount) -> Lease:
         return None
 
     return acquire_or_find(around.store.lease("cache-" + name), never, what="cache %s" % wish.id, tell=around.tell, does="uses")
-
-
-def linkable(around: Surroundings, base: str) -> bool:
-    """Whether files of a base may be shared by hard links: those of the store never change, others are their owner's to change."""
-    return os.path.realpath(base).startswith(os.path.realpath(around.store.root) + "/")

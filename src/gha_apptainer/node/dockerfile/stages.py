@@ -11,7 +11,7 @@ import posixpath
 from typing import Dict, List, Mapping, Optional, Tuple
 
 from gha_apptainer.domain.docker_table import REFUSED
-from gha_apptainer.domain.errors import InputError
+from gha_apptainer.domain.errors import InputError, Refused
 from gha_apptainer.domain.values import dataclass, field
 from gha_apptainer.node.dockerfile.lines import Heredoc, Line, Source, read_lines, refused, wrong
 from gha_apptainer.node.dockerfile.table import INSTRUCTIONS, NOT_TRIGGERS, ONE, OTHER, PAIRS, SHELL_OR_EXEC, WORDS, flag_of
@@ -62,6 +62,10 @@ class Step:
     def wrong(self, why: str, remedy: str = "") -> InputError:
         """The error for something wrong in this instruction."""
         return wrong(self.file, self.line, "%s: %s" % (self.keyword, why), remedy)
+
+    def refused(self, why: str, remedy: str = "") -> Refused:
+        """The error for something right in this instruction that is not done here."""
+        return refused(self.file, self.line, "%s: %s" % (self.keyword, why), remedy)
 
     def __str__(self) -> str:
         """The instruction on one line, for people."""

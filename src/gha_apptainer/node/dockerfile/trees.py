@@ -20,11 +20,12 @@ _SCRIPT_LINKS = (".exec", ".run", ".shell", ".test", "singularity", "environment
 class Tree:
     """The files of a stage. `base` is a directory that nobody changes, `layers` lie over it, the uppermost first.
 
-    `key` is the digest of all that led here; `image` is what the base came from, for its hold in the store.
+    `key` is the digest of all that led here, `root` that of the base alone; `image` is what the base came from, for its hold in the store.
     """
 
     base: str
     key: str
+    root: str
     image: Image
     layers: Tuple[StoredLayer, ...] = ()
 

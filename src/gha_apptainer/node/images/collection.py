@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from typing import List, Optional, Sequence, Tuple
 
 from gha_apptainer.domain.errors import GhaError, ImageFailed, InputError, Refused
@@ -12,6 +13,8 @@ from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.image_refs import PATH, parse
 from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.domain.values import dataclass
+from gha_apptainer.node.images.build_layers import LayerCache
+from gha_apptainer.node.images.build_remains import Candidate, spare_parts
 from gha_apptainer.node.images.platforms import platform_for
 from gha_apptainer.node.images.progress import megabytes
 from gha_apptainer.node.images.routes.store import stores
@@ -115,8 +118,8 @@ def _remove(store: Store, one: ListedImage) -> None:
 def collect(
     settings: NodeSettings, host: HostFacts, *, max_bytes: Optional[int] = None, unused_for: Optional[float] = None
 ) -> Sequence[Finding]:
-    """Make room: remove what dead processes left, damaged images, images not used for `unused_for` seconds, and then the longest
-    unused ones until the rest takes at most `max_bytes` (default: the setting `store_bytes`; 0 is no limit).
+    """Make room: remove what dead processes left, damaged images, images, layers and caches of builds not used for `unused_for` seconds,
+    and then the longest unused ones until the rest takes at most `max_bytes` (default: the setting `store_bytes`; 0 is no limit).
 
     Gives one finding for each thing done or failed; images that are held or were used in the last ten minutes stay.
     """
@@ -127,10 +130,11 @@ def collect(
             count = store.sweep()
             if count:
                 findings.append(Finding("image-gc", OK, "removed %d unfinished things in %s" % (count, store.root)))
-    listed = sorted(_listed(settings, host), key=lambda pair: pair[1].used)
-    total = sum(one.size for _, one in listed)
+    candidates = [*_images(settings, host), *(one for store in stores(settings, host) for one in spare_parts(store, host.boot_id))]
+    candidates.sort(key=lambda one: one.used)
+    total = sum(one.size for one in candidates)
     now = time.time()
-    for store, one in listed:
+    for one in candidates:
         idle = now - one.used
         reason = ""
         if one.trouble:
@@ -139,13 +143,22 @@ def collect(
             reason = "not used for %.1f days" % (idle / 86400)
         elif limit and total > limit:
             reason = "the store is over its limit of %s" % megabytes(limit)
-        if not reason or one.holders or (idle < JUST_USED and not one.trouble):
+        if not reason or one.held or (idle < JUST_USED and not one.trouble):
             continue
         try:
-            _remove(store, one)
+            one.remove()
         except GhaError as error:
             findings.append(Finding("image-gc", FAIL, error.what, error.remedy))
             continue
         total -= one.size
-        findings.append(Finding("image-gc", OK, "removed %s %s (%s): %s" % (one.reference, one.digest, megabytes(one.size), reason)))
+        findings.append(Finding("image-gc", OK, "removed %s (%s): %s" % (one.what, megabytes(one.size), reason)))
+    for store in stores(settings, host):
+        LayerCache(store, host.boot_id).forget()
     return findings
+
+
+def _images(settings: NodeSettings, host: HostFacts) -> List[Candidate]:
+    return [
+        Candidate("%s %s" % (one.reference, one.digest), one.size, one.used, bool(one.holders), one.trouble, partial(_remove, store, one))
+        for store, one in _listed(settings, host)
+    ]

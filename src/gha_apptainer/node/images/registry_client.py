@@ -90,15 +90,15 @@ class RegistryClient:
     def resolve(self, platform: Platform) -> Resolved:
         """The manifest for `platform`. Raises ImageFailed naming image, registry and reason."""
         data, kind = self._manifest(self._ref.selector)
-        digest = _digest(data)
+        digest = digest_of(data)
         if self._ref.digest and digest != self._ref.digest:
             raise self._failed("the registry sent content with digest %s" % digest, _ALTERED)
         raw = self._object(data)
         if kind in INDEX_TYPES or "manifests" in raw:
             index, digest = digest, self._choose(raw, platform)
             data, kind = self._manifest(digest)
-            if _digest(data) != digest:
-                raise self._failed("the registry sent content with digest %s for manifest %s" % (_digest(data), digest), _ALTERED)
+            if digest_of(data) != digest:
+                raise self._failed("the registry sent content with digest %s for manifest %s" % (digest_of(data), digest), _ALTERED)
             raw = self._object(data)
         else:
             index = ""
@@ -123,8 +123,8 @@ class RegistryClient:
     def blob(self, digest: str) -> bytes:
         """A small blob by its digest. Raises ImageFailed."""
         answer = self._get("blobs/" + digest, "*/*")
-        if _digest(answer.body) != digest:
-            raise self._failed("the registry sent a blob with digest %s" % _digest(answer.body), _ALTERED)
+        if digest_of(answer.body) != digest:
+            raise self._failed("the registry sent a blob with digest %s" % digest_of(answer.body), _ALTERED)
         return answer.body
 
     def download(self, blob: Blob, path: str, progress: Callable[[int], None]) -> None:
@@ -262,7 +262,8 @@ class RegistryClient:
         return self._failed("it answers %d%s" % (status, _message(answer.body)), "the registry's own trouble" if status >= 500 else "")
 
 
-def _digest(data: bytes) -> str:
+def digest_of(data: bytes) -> str:
+    """The digest of some bytes."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 

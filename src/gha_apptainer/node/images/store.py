@@ -278,6 +278,12 @@ class Store:
                 if directory.endswith("trash") or abandoned(path, me):
                     remove_tree(path)
                     count += 1
+        for path in _below(self.path("leases")):
+            holder = read_holder(path)
+            if holder is not None and holder.known_dead(me):
+                from gha_apptainer.node.images.leases import take_away  # only now: leases of the dead are rare
+
+                count += take_away(path, holder, me.token)
         for part in ("refs", "leases", "layers"):
             for path in _below(self.path(part)):
                 if path.endswith((".new", ".stale")) and age(path) > WORK_EXPIRY:

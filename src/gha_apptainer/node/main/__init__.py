@@ -43,7 +43,7 @@ VERBS: Dict[str, Tuple[str, str, str]] = {
     "logs": (_HERE + "showing", "logs", "print what a container wrote"),
     "inspect": (_HERE + "showing", "inspect", "print all that is known of containers, as JSON"),
     "build": (_HERE + "build", "main", "build an image from a Dockerfile"),
-    "image": (_HERE + "image", "main", "resolve, pull, list and remove images"),
+    "image": (_HERE + "image", "main", "resolve, pull, push, list and remove images"),
     "doctor": (_HERE + "doctor", "main", "check what this machine can do, with remedies"),
     "provision": (_HERE + "provision", "main", "install Apptainer for this user, or say how"),
     "hooks": (_HERE + "hooks", "main", "install and check the runner's container hooks"),

@@ -1,4 +1,4 @@
-"""image resolve, pull, ls, rm, gc: root filesystems and the store."""
+"""image resolve, pull, push, wait, ls, rm, gc: root filesystems and the store."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import os
 import sys
 from typing import Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
+from gha_apptainer.domain.docker_values import duration
 from gha_apptainer.domain.docker_values import size as parse_size
 from gha_apptainer.domain.documents import plain
 from gha_apptainer.domain.errors import GhaError, ImageFailed, InputError
 from gha_apptainer.domain.findings import FAIL, worst
 from gha_apptainer.domain.image_plans import Login, RoutePlan, explain_lines, plan_document
-from gha_apptainer.domain.image_refs import parse
+from gha_apptainer.domain.image_refs import ImageRef, parse
 from gha_apptainer.domain.images import PULL_ALWAYS, PULL_IF_NOT_PRESENT, PULL_POLICIES, Image
 from gha_apptainer.domain.secrets import Secret
 from gha_apptainer.node import files, images
 from gha_apptainer.node.main import complain, environment, notes, tell
-from gha_apptainer.node.main.context import Context
+from gha_apptainer.node.main.context import AUTHFILE, Context
 from gha_apptainer.node.main.parsing import Parser
 
 DOCUMENT = 1
@@ -92,7 +93,7 @@ def pull(argv: Sequence[str], context: Context) -> int:
     if chosen is None:
         return 0
     login = _login(chosen.username, from_stdin=chosen.password_stdin)
-    talk: Callable[[str], None] = (lambda _text: None) if chosen.quiet else notes()
+    talk = _talk(quiet=chosen.quiet)
     found: List[Image] = []
 
     def one(reference: str) -> None:
@@ -198,9 +199,77 @@ def gc(argv: Sequence[str], context: Context) -> int:
     return ImageFailed.exit_code if worst(findings) == FAIL else 0
 
 
+def push(argv: Sequence[str], context: Context) -> int:
+    """Send an image to a registry. The last line on stdout is the manifest's digest."""
+    parser = Parser("gha-apptainer image push", "gha-apptainer image push mytool:1 docker://ghcr.io/OWNER/mytool:1", VERBS["push"][1])
+    parser.add_argument("source", metavar="IMAGE", help="what was built or pulled here, a directory, or a SIF")
+    parser.add_argument("target", metavar="TARGET", help="docker://REGISTRY/NAME:TAG, or oras://REGISTRY/NAME:TAG for a SIF")
+    parser.add_argument("--authfile", metavar="FILE", help="logins, as docker's config.json has them (%s)" % AUTHFILE)
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    chosen = parser.read(argv)
+    if chosen is None:
+        return 0
+    from gha_apptainer.node.images.pushing import push as send
+    from gha_apptainer.node.images.pushing import read_target
+
+    talk = _talk(quiet=chosen.quiet)
+    target = read_target(chosen.target)
+    image = images.fetch(_plan(context, chosen.source, PULL_IF_NOT_PRESENT), context.login(parse(chosen.source, os.getcwd())), talk)
+    with images.use(image, context.settings, context.host, "push-%d" % os.getpid()):
+        done = send(image, target, context.settings, context.host, _login_of(chosen.authfile, target, context), talk)
+    tell(json.dumps({**_versioned(), **plain(done)}, indent=2) if chosen.json else done.digest)
+    return 0
+
+
+def wait(argv: Sequence[str], context: Context) -> int:
+    """Wait until a route shows an image. The last line on stdout is where it lies."""
+    example = "gha-apptainer image wait ghcr.io/OWNER/mytool:1@sha256:… --route cvmfs --timeout 2h"
+    parser = Parser("gha-apptainer image wait", example, VERBS["wait"][1])
+    parser.add_argument("reference", metavar="IMAGE@DIGEST", help="the digest is the manifest's, as push prints it, or the configuration's")
+    parser.add_argument("--route", choices=("cvmfs",), required=True, help="the route that shall show it")
+    parser.add_argument("--timeout", metavar="DURATION", default="1h", help="how long to wait, such as 90s or 2h (%(default)s)")
+    parser.add_argument("--interval", metavar="DURATION", default="1m", help="time between two looks (%(default)s)")
+    parser.add_argument("--authfile", metavar="FILE", help="logins, as docker's config.json has them (%s)" % AUTHFILE)
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    chosen = parser.read(argv)
+    if chosen is None:
+        return 0
+    from gha_apptainer.node.images.waiting import wait_for
+
+    ref = parse(chosen.reference)
+    shown = wait_for(
+        ref, context.settings, context.host,
+        timeout=duration("--timeout", chosen.timeout), interval=max(1.0, duration("--interval", chosen.interval)),
+        login=_login_of(chosen.authfile, ref, context), tell=_talk(quiet=chosen.quiet),
+    )  # fmt: skip
+    tell(json.dumps({**_versioned(), **plain(shown)}, indent=2) if chosen.json else shown.path)
+    return 0
+
+
+def _talk(*, quiet: bool) -> Callable[[str], None]:
+    return (lambda _text: None) if quiet else notes()
+
+
+def _versioned() -> Dict[str, object]:
+    return {"version": DOCUMENT}
+
+
+def _login_of(path: Optional[str], ref: ImageRef, context: Context) -> Optional[Login]:
+    """The login for a registry from the file that was named, else from the one that the environment names."""
+    if not path:
+        return context.login(ref)
+    from gha_apptainer.node.images.credentials import read_login
+
+    return read_login(path, ref)
+
+
 VERBS: Dict[str, Tuple[Callable[[Sequence[str], Context], int], str]] = {
     "resolve": (resolve, "print which way an image would come"),
     "pull": (pull, "fetch images"),
+    "push": (push, "send an image to a registry"),
+    "wait": (wait, "wait until a route shows an image"),
     "ls": (ls, "list the images of the store"),
     "rm": (rm, "remove images from the store"),
     "gc": (gc, "make room in the store"),
