@@ -8,7 +8,7 @@ import os
 
 import pytest
 from driving import Driver
-from services import PACKAGES, WORDS, copy_image
+from services import AMQP, PACKAGES, WORDS, copy_image
 from talking import TALK
 
 
@@ -53,3 +53,31 @@ def test_databases_and_a_web_server_answer_real_clients(driver: Driver, services
     assert "200 OK" in page and page.endswith("served\n")
     assert port is True
     assert reached is True
+
+
+@pytest.mark.case("hooks-52")
+@pytest.mark.parametrize("driver", ["ordinary"], indirect=True)
+def test_mariadb_and_rabbitmq_answer_real_clients(driver: Driver, services_rootfs: str) -> None:
+    root = str(driver.own(copy_image(services_rootfs, driver.images / "services")))
+    said = driver.run(
+        TALK + WORDS + AMQP + "root = %r\n"
+        "made = [mariadb(root), rabbitmq(root)]\n"
+        "client = engine.create(spec(root, network='private', network_name='job'), 'client')\n"
+        "engine.start(client)\n"
+        "health = [engine.wait_healthy(one, 90) for one in made]\n"
+        "if health != ['healthy'] * 2: sys.exit('|'.join(health + [logged(one) for one in made]))\n"
+        "until(lambda: 'mariadb' in run(client, '/bin/cat', '/etc/hosts')['out'])\n"
+        "ask = lambda text: run(client, 'mariadb', '-hmariadb', '-uuser', '-psecret', 'app', '-Ne', text, env=ENV)\n"
+        "first = ask('CREATE TABLE t (n int); INSERT INTO t VALUES (7); SELECT n FROM t')\n"
+        "engine.stop(made[0], 30)\n"
+        "engine.start(made[0])\n"
+        "again = engine.wait_healthy(made[0], 60)\n"
+        "second = until(lambda: (lambda x: x if x['code'] == 0 else None)(ask('SELECT n FROM t')))\n"
+        "broker = Amqp('127.0.0.1', engine.get(made[1]).reach.ports[0].host)\n"
+        "broker.publish('work', b'do it')\n"
+        "answer([first, again, second, broker.consume('work').decode()])" % root,
+    )
+    assert said[0]["out"] == "7\n", said[0]
+    assert said[1] == "healthy"
+    assert said[2]["out"] == "7\n"
+    assert said[3] == "do it"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -191,3 +193,50 @@ def test_refusals_come_before_any_work(tool: Tool) -> None:
     code, _, err = tool.run("true", options=("--gpus", "all"))
     assert code == 125
     assert "GPU" in err
+
+
+def test_a_published_port_is_chosen_shown_and_reached(tool: Tool) -> None:
+    served = ("httpd", "-f", "-h", "/srv", "-p", "80")
+    check = ("--health-cmd", "wget -qO- http://127.0.0.1/hello", "--health-interval", "200ms", "--health-retries", "50")
+    code, _, err = tool("run", "-d", "-q", "--name", "web", "--expose", "80", "-P", *check, tool.image, *served)
+    assert code == 0, err
+    assert "other machines" in err
+    assert tool("exec", "web", "sh", "-c", "mkdir -p /srv; echo world > /srv/hello")[0] == 0
+    limit = time.monotonic() + LIMIT_S
+    while "(healthy)" not in tool("ps")[1] and time.monotonic() < limit:
+        time.sleep(0.1)
+    shown = tool("ps")[1]
+    assert "Up (healthy)" in shown
+    found = re.search(r"127\.0\.0\.1:([0-9]+)->80/tcp", shown)
+    assert found, shown
+    details = json.loads(tool("inspect", "web")[1])[0]
+    assert details["NetworkSettings"]["Ports"] == {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": found.group(1)}]}
+    assert details["State"]["Health"]["Status"] == "healthy"
+    assert details["State"]["Health"]["Log"][-1]["Output"] == "world\n"
+    with urllib.request.urlopen("http://127.0.0.1:%s/hello" % found.group(1), timeout=LIMIT_S) as answer:
+        assert answer.read() == b"world\n"
+    code, _, err = tool("run", "-q", "--rm", "--name", "second", "--network", "private", "-p", found.group(1) + ":80", tool.image, "true")
+    assert code == 125
+    assert "second" in err and "container web" in err
+    code, out, err = tool("run", "--rm", "-q", "--network", "none", "-p", "80", tool.image, "true")
+    assert (code, out) == (125, "")
+    assert "--network" in err
+
+
+def test_containers_of_one_network_find_each_other(tool: Tool) -> None:
+    serve = ("sh", "-c", "echo found > /tmp/page; exec httpd -f -h /tmp -p 80")
+    assert tool("run", "-d", "-q", "--name", "web", "--network", "job", "--network-alias", "www", tool.image, *serve)[0] == 0
+    ask = "for i in $(seq 100); do wget -qO- http://www/page 2>/dev/null && exit; sleep 0.1; done; cat /etc/hosts; exit 1"
+    assert tool("run", "--rm", "-q", "--network", "job", tool.image, "sh", "-c", ask)[:2] == (0, "found\n")
+    assert tool("run", "--rm", "-q", "--network", "private", tool.image, "wget", "-qO-", "http://www/page")[0] == 1
+
+
+def test_name_servers_and_shared_memory(tool: Tool) -> None:
+    options = ("--dns", "192.0.2.1", "--dns-search", "example.org", "--dns-option", "ndots:2", "--shm-size", "3m")
+    code, out, _ = tool.run("sh", "-c", "cat /etc/resolv.conf; df -k /dev/shm | tail -1", options=options)
+    assert code == 0
+    lines = out.splitlines()
+    assert [line for line in lines if line.startswith("nameserver")] == ["nameserver 192.0.2.1"]
+    assert "search example.org" in lines
+    assert "options ndots:2" in lines
+    assert " 3072 " in " ".join(lines[-1].split()) + " "

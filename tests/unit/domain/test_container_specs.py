@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from gha_apptainer.domain.asked import Asked
+from gha_apptainer.domain.asked import HOST_GATEWAY, Asked
 from gha_apptainer.domain.container_specs import DEFAULT_PATH, check_platform, check_sources, container_spec, exec_request
-from gha_apptainer.domain.containers import ANONYMOUS, BIND, TMPFS, VOLUME, ContainerSpec, Mount, Owner
+from gha_apptainer.domain.containers import ANONYMOUS, BIND, TMPFS, VOLUME, ContainerSpec, Mount, Owner, Port
 from gha_apptainer.domain.documents import from_json, to_json
 from gha_apptainer.domain.errors import HostUnfit, InputError, Refused
 from gha_apptainer.domain.hosts import HostFacts
@@ -282,3 +282,61 @@ def test_exec_in_a_held_container_has_the_images_values() -> None:
 def test_exec_needs_a_command() -> None:
     with pytest.raises(InputError, match="no command"):
         exec_request(spec(Asked()), Asked(), ())
+
+
+def test_networks_and_ports_are_merged() -> None:
+    config = replace(CONFIG, ports=("80/tcp", "53/udp"))
+
+    def made(**more: object) -> ContainerSpec:
+        return spec(Asked(**more), config)  # type: ignore[arg-type]  # the tests pass what the class takes
+
+    exposed = (Port(80), Port(53, protocol="udp"))
+    assert (made().network, made().ports, made().exposed) == ("host", (), exposed)
+    assert made(publish=(Port(8080, 1),)).network == "private"
+    assert made(publish=(Port(8080, 1),), network="host").network == "host"
+    assert made(publish_all=True).ports == exposed
+    assert made(publish_all=True, publish=(Port(80, 8080),), expose=(Port(90),)).ports == (
+        Port(80, 8080),
+        Port(53, protocol="udp"),
+        Port(90),
+    )
+    named = made(network="private", network_name="n", aliases=("a",), dns=("10.0.0.1",))
+    assert (named.network_name, named.aliases, named.dns) == ("n", ("a",), ("10.0.0.1",))
+    for wrong in (
+        {"network": "none", "publish": (Port(80),)},
+        {"aliases": ("a",)},
+        {"publish": (Port(80, 8080), Port(81, 8080))},
+    ):
+        with pytest.raises(InputError):
+            made(**wrong)
+    with pytest.raises(InputError, match="EXPOSE"):
+        spec(Asked(), replace(CONFIG, ports=("x",)))
+
+
+def test_the_machine_itself_is_named_only_where_it_is_reached() -> None:
+    wish = Asked(add_hosts=(("host.docker.internal", HOST_GATEWAY), ("db", "10.0.0.1")))
+    assert spec(wish).hosts == {"host.docker.internal": "127.0.0.1", "db": "10.0.0.1"}
+    with pytest.raises(Refused, match="host-gateway"):
+        spec(replace(wish, network="private"))
+
+
+def test_health_checks_are_merged() -> None:
+    checked = replace(CONFIG, healthcheck=Health(("CMD", "x"), interval=5.0, retries=2))
+
+    def health(asked: Health | None, config: OciConfig = checked) -> Health | None:
+        return spec(Asked(health=asked), config).health
+
+    assert health(None) == Health(("CMD", "x"), interval=5.0, retries=2)
+    assert health(Health((), timeout=1.0)) == Health(("CMD", "x"), interval=5.0, timeout=1.0, retries=2)
+    assert health(Health(("CMD-SHELL", "y"), retries=9)) == Health(("CMD-SHELL", "y"), interval=5.0, retries=9)
+    assert health(Health(("NONE",))) is None
+    assert health(Health((), interval=1.0), CONFIG) is None
+    assert health(None, replace(CONFIG, healthcheck=Health(("NONE",)))) is None
+    with pytest.raises(InputError, match="health"):
+        health(Health(("EXEC", "x")))
+
+
+def test_users_are_switched_where_an_entrypoint_runs() -> None:
+    assert spec(Asked(entrypoint=("/e",))).switch_users
+    assert not spec(Asked(entrypoint=(), command=("x",))).switch_users
+    assert not spec(Asked(entrypoint=("/e",), hold=True)).switch_users

@@ -5,9 +5,21 @@ from dataclasses import replace
 
 import pytest
 
-from gha_apptainer.domain.containers import CREATED, EXITED, RUNNING, ContainerSpec, ExecRequest, Owner, Stdio
+from gha_apptainer.domain.containers import (
+    CREATED,
+    EXITED,
+    HEALTHY,
+    RUNNING,
+    UNHEALTHY,
+    ContainerSpec,
+    ExecRequest,
+    Owner,
+    Port,
+    Reach,
+    Stdio,
+)
 from gha_apptainer.domain.errors import InputError, TimedOut
-from gha_apptainer.domain.images import Digest, Image, OciConfig
+from gha_apptainer.domain.images import Digest, Health, Image, OciConfig
 from gha_apptainer.node.engine.protocol import Engine
 from gha_apptainer.testing.engine import FakeEngine, Outcome
 
@@ -112,3 +124,24 @@ def test_exec_needs_a_running_container() -> None:
 def test_running_for_ever_is_an_error() -> None:
     with pytest.raises(TimedOut):
         FakeEngine(lasting).run(SPEC, "", Stdio())
+
+
+def test_ports_and_health() -> None:
+    engine = FakeEngine(lambda request: Outcome(lasts=request.argv == ("sleep",), code=1 if request.argv[-1] == "bad" else 0, out=b"said"))
+    ports = (Port(80), Port(81, 8081))
+    one = engine.create(replace(SPEC, ports=ports, health=Health(("CMD-SHELL", "good")), address="127.1.2.3"))
+    assert engine.get(one).reach == Reach("127.1.2.3")
+    assert engine.wait_healthy(one, 0.0) == EXITED
+    engine.start(one)
+    found = engine.get(one)
+    assert found.reach.ports[0].host >= 40000
+    assert (found.reach.ports[1].host, found.reach.open) == (8081, (80, 81))
+    assert engine.wait_healthy(one, 0.0) == HEALTHY
+    assert found.health is not None
+    assert found.health.log[0].output == "said"
+    two = engine.create(replace(SPEC, health=Health(("CMD", "bad"))))
+    engine.start(two)
+    assert engine.wait_healthy(two, 0.0) == UNHEALTHY
+    three = engine.create(SPEC)
+    engine.start(three)
+    assert (engine.wait_healthy(three, 0.0), engine.get(three).health) == (HEALTHY, None)
