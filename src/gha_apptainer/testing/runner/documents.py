@@ -24,7 +24,9 @@ class ContainerWish:
 
 @dataclass(frozen=True)
 class DockerAction:
-    """A container action's `runs:`. `image` is `docker://…` or the path of a Dockerfile; `args` None leaves them to `with.args`."""
+    """A container action's `runs:`. `image` is `docker://…` or the path of a Dockerfile, absolute or in the workspace; `args` None
+    leaves them to `with.args`.
+    """
 
     image: str
     entrypoint: str | None = None

@@ -290,7 +290,7 @@ class Worker:
         is_image = action.image.startswith("docker://")
         args = {
             "image": action.image[len("docker://") :] if is_image else None,
-            "dockerfile": None if is_image else action.image,
+            "dockerfile": None if is_image else str(self.places.workspace / action.image),
             "entryPointArgs": [part.strip() for part in text.split(" ") if part.strip()],
             "entryPoint": entrypoint,
             "workingDirectory": "/github/workspace",
