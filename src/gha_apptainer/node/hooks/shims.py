@@ -35,16 +35,19 @@ class Settings:
 
 
 def program(settings: Settings) -> str:
-    """The one line of Python that a shim runs. The interpreter finds nothing but this directory and its own library."""
+    """The one line of Python that a shim runs: the verb `hook`, without the door of all verbs, which would cost every step its loading.
+
+    The interpreter finds nothing but this directory and its own library, and is not taken apart at the end: nothing is left to do.
+    """
     return (
-        "import gc,sys,os;gc.set_threshold(100000);sys.path.insert(0,%r);from gha_apptainer.node.main import main;"
-        "c=main();sys.stdout.flush();os._exit(c)" % settings.source
+        "import gc,sys,os;gc.set_threshold(100000);sys.path.insert(0,%r);from gha_apptainer.node.hooks.door import main;"
+        "c=main(sys.argv[1:]);sys.stdout.flush();os._exit(c)" % settings.source
     )
 
 
 def arguments(settings: Settings) -> Sequence[str]:
     """The interpreter's arguments, without those that only the shim knows."""
-    found = ["-I", "-S", "-c", program(settings), "hook"]
+    found = ["-I", "-S", "-c", program(settings)]
     return [*found, "--policy", settings.policy] if settings.policy else found
 
 
