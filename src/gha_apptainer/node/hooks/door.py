@@ -131,22 +131,35 @@ def parse(data: bytes) -> dict[str, Any]:
         text = data.decode("utf-8").strip("\ufeff \t\r\n")
     except UnicodeDecodeError:
         raise BadCall("the runner's request is no UTF-8") from None
-    value: object = None
     try:
-        from _json import make_scanner
-
-        value, end = make_scanner(_Context)(text, 0)  # type: ignore[arg-type]  # any object with these names
-        if end != len(text):
-            raise ValueError
-    except (ImportError, ValueError, StopIteration, AttributeError, TypeError, SystemError):  # the last where it looks for its error class
-        import json
-
-        try:
-            value = json.loads(text)
-        except ValueError as error:  # its own words hold no text of the request
-            raise BadCall("the runner's request is no JSON object: %s" % error) from None
+        value = _scanned(text)
     except RecursionError:
         raise BadCall("the runner's request is nested too deeply") from None
+    except (ImportError, ValueError, StopIteration, AttributeError, TypeError, SystemError):  # the last where it looks for its error class
+        value = _loaded(text)
     if not isinstance(value, dict):
         raise BadCall("the runner's request is no JSON object")
     return value
+
+
+def _scanned(text: str) -> object:
+    from _json import make_scanner
+
+    value, end = make_scanner(_Context)(text, 0)  # type: ignore[arg-type]  # any object with these names
+    if end != len(text):
+        raise ValueError(end)
+    found: object = value
+    return found
+
+
+def _loaded(text: str) -> object:
+    """By the standard module, whose errors have a place and no words of the request."""
+    import json
+
+    try:
+        found: object = json.loads(text, parse_constant=_Context.parse_constant)
+        return found
+    except ValueError as error:
+        raise BadCall("the runner's request is no JSON object: %s" % error) from None
+    except RecursionError:
+        raise BadCall("the runner's request is nested too deeply") from None
