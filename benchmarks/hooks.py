@@ -24,12 +24,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "src")]
+from engine import Bench, Goal, Load, Subject, image_directory, table
 
-from benchmarks.engine import Bench, Goal, Load, Subject, image_directory, table  # noqa: E402  # the path to it had to be set first
-
-from gha_apptainer.node.hooks import install, shims  # noqa: E402  # the path to it had to be set first
+from gha_apptainer.node.hooks import install, shims
 
 LIMIT_S = 120.0
 ROUNDS = 30

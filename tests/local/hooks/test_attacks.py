@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hook_jobs import BUSYBOX, HookRunner, Played, job
@@ -187,7 +188,7 @@ def planted(hooks: HookRunner, *more: str) -> Played:
         pytest.skip("there is no node on this machine")
     workspace = hooks.work / "repository/repository"
     after = {"uses": "docker://" + BUSYBOX, "with": {"entrypoint": "/bin/echo", "args": "step"}}
-    steps = [{"run": "\n".join((PLANT, *more)), "env": {"HOST": str(workspace), "HOOKS": str(hooks.hooks)}}, "echo later", after]
+    steps: list[Any] = [{"run": "\n".join((PLANT, *more)), "env": {"HOST": str(workspace), "HOOKS": str(hooks.hooks)}}, "echo later", after]
     done = hooks.play(job(*steps), kind="js")
     assert done.result == "success", done
     assert "later" in done.text("2")

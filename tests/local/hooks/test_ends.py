@@ -223,3 +223,42 @@ def test_kills_at_every_stage_of_a_hook(hooks: HookRunner, command: str) -> None
     with mine:
         pass
     hooks.assert_nothing_left()
+
+
+def serving(tree: Path) -> None:
+    (tree / "www").mkdir()
+    (tree / "www/index.html").write_text("served\n")
+
+
+@pytest.mark.case("hooks-75", "hooks-77")
+@pytest.mark.parametrize("who", ["init", "monitor", "forwarder", "all"])
+def test_kills_of_what_serves_a_job(hooks: HookRunner, who: str) -> None:
+    """Whatever of a service is killed, and whenever, the clean-up says what its log holds and leaves nothing."""
+    image = hooks.add_image("serving:1", serving)
+    options = "--health-cmd 'wget -q -O - http://127.0.0.1:8000/' --health-interval 100ms --health-retries 100"
+    service = {"image": image, "createOptions": options, "entryPoint": "/bin/httpd", "entryPointArgs": ["-f", "-p", "8000", "-h", "/www"]}
+    with LiveJob(hooks, {}, services=({**service, "portMappings": ["8000"]},)).prepared() as live:
+        get = "wget -q -O - http://serving:8000/"
+        assert live.script(get).out == b"served\n"
+        identity = next(
+            one.name for one in (hooks.driver.state / "containers").iterdir() if '"main": null' not in (one / "spec.json").read_text()
+        )
+        folder = hooks.driver.state / "containers" / identity
+        monitor = int((folder / "monitor").read_text().split()[0])
+        init = int((folder / "running.json").read_text().split('"init": ')[1].split(",")[0])
+        below = [pid for pid in tree(monitor) if pid not in (monitor, init)]
+        own = Path("/proc/%d/comm" % monitor).read_text()
+        helpers = [pid for pid in below if Path("/proc/%d/comm" % pid).read_text() == own]  # forwarders and the health check's runner
+        chosen = {"init": [init], "monitor": [monitor], "forwarder": helpers, "all": [monitor, init, *below]}[who]
+        assert chosen, [Path("/proc/%d/comm" % pid).read_text() for pid in below]
+        for pid in chosen:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        assert live.script("echo the job goes on").code == 0
+        if who == "forwarder":  # it is started again
+            wait_for(lambda: live.script(get + " 2>/dev/null").out == b"served\n", "the service is not reached again")
+        done = live.cleanup()
+        assert done.code == 0 and "Log of service serving" in done.text, done
+        hooks.assert_nothing_left()

@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -157,7 +158,7 @@ def test_a_tree_of_processes() -> None:
             found = cancelling.tree(child.pid)
             if len(found) == 3:
                 break
-            cancelling.time.sleep(0.02)
+            time.sleep(0.02)
         assert len(found) == 3
         assert child.pid in found
         cancelling.send(found, 9)

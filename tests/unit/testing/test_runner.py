@@ -115,7 +115,12 @@ def test_a_cancel_is_three_signals_to_the_hook_alone(tmp_path: Path) -> None:
     cancel = Cancel(((signal.SIGINT, 0.0), (signal.SIGTERM, 0.3), (signal.SIGKILL, 0.3)))
     result = StepResult("x")
     output = Output(result, Masks(), debug=False)
-    asker = threading.Thread(target=lambda: (_until(lambda: "up" in result.log), cancel.asked.set()))
+
+    def when_up() -> None:
+        _until(lambda: "up" in result.log)
+        cancel.asked.set()
+
+    asker = threading.Thread(target=when_up)
     asker.start()
     with pytest.raises(HookError) as caught:
         call(caller(tmp_path, text), "run_script_step", {}, None, {"PATH": "/usr/bin:/bin"}, tmp_path, output, cancel)

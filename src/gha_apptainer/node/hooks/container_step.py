@@ -53,9 +53,9 @@ def _job(request: HookRequest, around: Surroundings) -> Optional[JobRecord]:
 def _image(planned: Planned, around: Surroundings) -> Image:
     if planned.ref is not None:
         return around.image(planned.ref, planned.asked.pull, planned.login)
-    from gha_apptainer.node.hooks import building
+    from gha_apptainer.node.hooks.building import build_action
 
-    return building.build_action(planned.dockerfile, around)
+    return build_action(planned.dockerfile, around)
 
 
 def _with_cwd(spec: ContainerSpec) -> ContainerSpec:
