@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -166,3 +167,29 @@ def test_a_tree_of_processes() -> None:
         child.kill()
         child.wait()
     assert cancelling.started(child.pid) == 0
+
+
+def test_a_signal_while_the_command_starts_is_kept_for_it() -> None:
+    """It may run already while its pid is on the way; a signal that broke off our waiting would leave its children behind."""
+    watch = cancelling.Watch()
+    before = [(one, signal.signal(one, signal.SIG_DFL)) for one in (*cancelling.SIGNALS, signal.SIGALRM)]
+    child = subprocess.Popen(["/bin/sh", "-c", "sleep 60 & wait"], start_new_session=True)
+    try:
+        watch.listen()
+        watch.starting()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert watch.number == signal.SIGINT
+        watch.command(child.pid)
+        assert watch.finish(child.wait(30)) == 130
+        assert cancelling.tree(child.pid) == {}
+        early = cancelling.Watch()
+        early.listen()
+        with pytest.raises(cancelling.Cancelled):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before:
+            signal.signal(number, handler)
+        child.kill()
+        child.wait()

@@ -31,11 +31,15 @@ class Cancelled(BaseException):
 
 
 class Watch:
-    """From `listen` on signals cancel: by an exception until `command` names a process, afterwards by ending that and its descendants."""
+    """From `listen` on signals cancel: by an exception until `starting`, after `command` by ending that process and its descendants.
+
+    In between the command may run already while its pid is on the way to us: a signal is kept until then, a second one breaks it off.
+    """
 
     def __init__(self) -> None:
         self.number = 0
         self._pid = 0
+        self._starting = False
         self._tree: dict[int, int] = {}
         self._deadline = 0.0
 
@@ -45,25 +49,37 @@ class Watch:
             signal.signal(one, self._got)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
+    def starting(self) -> None:
+        """The command is being started."""
+        self._starting = True
+
     def command(self, pid: int) -> None:
         """From here on the step's main process is `pid`."""
         self._pid = pid
+        if self.number:
+            self._cancel()
 
     def _got(self, number: int, _frame: FrameType | None) -> None:
         if self.number and number == self.number:
             return
-        if not self.number:
-            self.number = number
-            if not self._pid:
-                raise Cancelled(number)
-            telling.write("\ngha-apptainer: the step was cancelled (%s)\n" % _NAMES[number])
-            self._deadline = time.monotonic() + GRACE
-            self._tree = tree(self._pid)
-            send(self._tree, number)
-            signal.signal(signal.SIGALRM, self._late)
-            signal.setitimer(signal.ITIMER_REAL, GRACE)
+        first = not self.number
+        self.number = self.number or number
+        if not self._pid:
+            if self._starting and first:
+                return
+            raise Cancelled(self.number)
+        if first:
+            self._cancel()
         else:
             self._late(number, None)
+
+    def _cancel(self) -> None:
+        telling.write("\ngha-apptainer: the step was cancelled (%s)\n" % _NAMES[self.number])
+        self._deadline = time.monotonic() + GRACE
+        self._tree = tree(self._pid)
+        send(self._tree, self.number)
+        signal.signal(signal.SIGALRM, self._late)
+        signal.setitimer(signal.ITIMER_REAL, GRACE)
 
     def _late(self, _number: int, _frame: FrameType | None) -> None:
         self._tree.update(tree(self._pid))

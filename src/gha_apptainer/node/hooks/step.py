@@ -144,6 +144,7 @@ def _enter(step: Step, job: flat.FlatJob, base: str, watch: cancelling.Watch) ->
     argv = (step.entry, *hook_arguments.rejoined(step.args))
     command = join.Command(argv, environment(settings.env, step), step.workdir or settings.cwd or "/", settings.user, -1, 1, 2)
     telling.debug("exec in container %s, %s: %d arguments, %d variables" % (job.container[:12], command.cwd, len(argv), len(command.env)))
+    watch.starting()
     try:
         pid = join.spawn(record, command)
     except join.JoinFailed as failed:
