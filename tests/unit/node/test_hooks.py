@@ -169,8 +169,9 @@ def test_a_tree_of_processes() -> None:
     assert cancelling.started(child.pid) == 0
 
 
-def test_a_signal_while_the_command_starts_is_kept_for_it() -> None:
+def test_a_signal_while_the_command_starts_is_kept_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may run already while its pid is on the way; a signal that broke off our waiting would leave its children behind."""
+    monkeypatch.setattr(cancelling, "GRACE", 0.3)
     watch = cancelling.Watch()
     before = [(one, signal.signal(one, signal.SIG_DFL)) for one in (*cancelling.SIGNALS, signal.SIGALRM)]
     child = subprocess.Popen(["/bin/sh", "-c", "sleep 60 & wait"], start_new_session=True)
@@ -185,8 +186,7 @@ def test_a_signal_while_the_command_starts_is_kept_for_it() -> None:
         early = cancelling.Watch()
         early.listen()
         with pytest.raises(cancelling.Cancelled):
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(1)
+            signal.raise_signal(signal.SIGTERM)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before:

@@ -91,6 +91,7 @@ class Watch:
         """
         if not self.number:
             return code
+        self._tree.update(tree(self._pid))  # what it started meanwhile is of its session still
         while any(started(pid) == began for pid, began in self._tree.items()):
             if time.monotonic() > self._deadline:
                 send(self._tree, signal.SIGKILL)
