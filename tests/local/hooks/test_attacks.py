@@ -520,3 +520,24 @@ def test_a_state_of_the_user_that_another_user_made(hooks: HookRunner) -> None:
         done = live.script("echo never")
         os.chown(path, hooks.driver.uid, hooks.driver.uid)
         assert done.code == 125 and b"never" not in done.out, done
+
+
+SWAP = """
+while true; do
+    mv /__w/_temp/_github_home /__w/_temp/real; ln -s /etc /__w/_temp/_github_home
+    rm /__w/_temp/_github_home; mv /__w/_temp/real /__w/_temp/_github_home
+done
+"""
+
+
+@pytest.mark.case("hooks-attack-42", "hooks-79")
+def test_a_directory_that_changes_while_it_is_mounted(live: LiveJob) -> None:
+    """A process of the job's swaps a directory and a link; whatever moment a container step meets, it never sees where the link leads."""
+    assert live.script("(%s) > /dev/null 2>&1 < /dev/null &" % SWAP).code == 0
+    marker = "an-entry-of-the-host"
+    outcomes = set()
+    for _ in range(25):
+        done = live.step("-c", "'cat /github/home/passwd 2>/dev/null; ls /github/home; echo %s'" % marker, entryPoint="/bin/sh")
+        assert b"root:" not in done.out, done
+        outcomes.add(done.code)
+    assert outcomes <= {0, 125}

@@ -193,3 +193,17 @@ def test_a_signal_while_the_command_starts_is_kept_for_it(monkeypatch: pytest.Mo
             signal.signal(number, handler)
         child.kill()
         child.wait()
+
+
+def test_a_root_whose_server_has_ended_makes_success_worthless() -> None:
+    child = subprocess.Popen(["/bin/sleep", "60"])
+    try:
+        text = "%d:%d" % (child.pid, cancelling.started(child.pid))
+        own = "%d:%d" % (os.getpid(), cancelling.started(os.getpid()))
+        assert not step.root_lost("")
+        assert not step.root_lost(own + "," + text)
+    finally:
+        child.kill()
+        child.wait()
+    assert step.root_lost(own + "," + text)
+    assert step.root_lost("%d:1" % os.getpid())

@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
             return step.run(request, watch)
         from gha_apptainer.node.hooks import serving
 
-        return serving.serve(request, call)
+        return serving.serve(request, call, watch)
     except cancelling.Cancelled as stop:
         telling.write("\ngha-apptainer: cancelled (%s) before anything ran\n" % cancelling.name(stop.number))
         return 128 + stop.number

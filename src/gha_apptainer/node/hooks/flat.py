@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 VERSION = b"gha-apptainer job 1"
-_FIELDS = ("container", "image", "scope", "node", "cpus", "limits", "work")
+_FIELDS = ("container", "image", "scope", "node", "cpus", "limits", "work", "helpers")
 SCOPE = ("RUNNER_TRACKING_ID", "GITHUB_RUN_ID", "GITHUB_RUN_ATTEMPT", "GITHUB_JOB", "RUNNER_NAME", "GITHUB_WORKSPACE")
 """Variables of a hook's environment that are the same for every call of one job, and differ between jobs."""
 _LIMIT = 1 << 16
@@ -19,14 +19,24 @@ class FlatJob:
 
     `container` is the job container's id (empty: the job has services only), `image` its reference for messages. `node` says why the
     runner's own node cannot run in it, or is empty. `cpus` are processors as "0,2", `limits` hard limits as "NUMBER=VALUE,…", `work` is the
-    runner's work directory.
+    runner's work directory. `helpers` are the processes that serve the container's root, as "PID:STARTED,…".
     """
 
     __slots__ = _FIELDS
 
-    def __init__(self, container: str, image: str, scope: str, node: str = "", cpus: str = "", limits: str = "", work: str = "") -> None:
+    def __init__(
+        self,
+        container: str,
+        image: str,
+        scope: str,
+        node: str = "",
+        cpus: str = "",
+        limits: str = "",
+        work: str = "",
+        helpers: str = "",
+    ) -> None:
         self.container, self.image, self.scope, self.node = container, image, scope, node
-        self.cpus, self.limits, self.work = cpus, limits, work
+        self.cpus, self.limits, self.work, self.helpers = cpus, limits, work, helpers
 
 
 def scope_of(environ: os._Environ[str] | dict[str, str]) -> str:

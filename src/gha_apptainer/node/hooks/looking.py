@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
-from typing import Dict, List, Sequence
+from typing import Dict, List, Sequence, Tuple
 
 from gha_apptainer.domain.errors import EngineFailed, TimedOut
 from gha_apptainer.domain.hook_nodes import Libc, libc_of
@@ -37,18 +37,21 @@ def libc(record: JoinRecord) -> Libc:
     )
 
 
-def look(record: JoinRecord, texts: Sequence[str], present: Sequence[str], banners: Sequence[str]) -> Dict[str, bytes]:
-    """The first kilobytes of `texts`, nothing of `present`, and of `banners` the line that glibc's library says of itself; by path.
+def look(
+    record: JoinRecord, texts: Sequence[str], present: Sequence[str], banners: Sequence[str], identities: Sequence[str] = ()
+) -> Dict[str, bytes]:
+    """The first kilobytes of `texts`, nothing of `present`, of `banners` the line that glibc's library says of itself, of `identities`
+    device and inode; by path.
 
     Files that are not there are left out. Raises EngineFailed where the container cannot be entered.
     """
     source, target = os.pipe2(os.O_CLOEXEC)
     child = os.fork()
     if child == 0:
-        _in_child(record, (texts, present, banners), target)
+        _in_child(record, (texts, present, banners, identities), target)
     os.close(target)
     try:
-        return _answers(source, [*texts, *present, *banners])
+        return _answers(source, [*texts, *present, *banners, *identities])
     finally:
         os.close(source)
         try:
@@ -56,6 +59,15 @@ def look(record: JoinRecord, texts: Sequence[str], present: Sequence[str], banne
         except ProcessLookupError:
             pass
         os.waitpid(child, 0)
+
+
+def places(record: JoinRecord, paths: Sequence[str]) -> Dict[str, Tuple[int, int]]:
+    """Device and inode of what lies at each path inside, as the kernel has it; what is not there is left out."""
+    found = {}
+    for path, data in look(record, (), (), (), paths).items():
+        device, _, inode = data.partition(b":")
+        found[path] = (int(device), int(inode))
+    return found
 
 
 def _answers(source: int, paths: Sequence[str]) -> Dict[str, bytes]:
@@ -96,6 +108,14 @@ def _in_child(record: JoinRecord, wanted: Sequence[Sequence[str]], target: int) 
 
 
 def _tell(target: int, index: int, kind: int, path: str) -> None:
+    if kind == 3:
+        try:
+            found = os.lstat(path)
+        except OSError:
+            return
+        data = b"%d:%d" % (found.st_dev, found.st_ino)
+        os.write(target, b"F%04d%08d" % (index, len(data)) + data)
+        return
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:

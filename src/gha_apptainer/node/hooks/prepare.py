@@ -29,6 +29,7 @@ PULL_LIMIT = 6 * 3600.0
 START_LIMIT = 1800.0
 """Seconds that all containers of a job may take to be up and healthy."""
 _LAST_LINES = 30
+_SERVERS = ("squashfuse", "fuse-overlayfs", "fuse2fs")
 
 
 def prepare(request: HookRequest, around: Surroundings) -> PrepareAnswer:
@@ -241,6 +242,7 @@ class _Preparation:
                 cpus=first.cpus if first else "",
                 limits=first.limits if first else "",
                 work=self._planner.work,
+                helpers=root_helpers(self._around, made[0]) if first else "",
             ),
         )
 
@@ -254,6 +256,22 @@ class _Preparation:
         return PrepareAnswer(
             self.job, record.container, self._network if record.container else "", fit.alpine if fit else None, tuple(services)
         )
+
+
+def root_helpers(around: Surroundings, identity: str) -> str:
+    """The FUSE programs behind a container's root, as the flat record keeps them: children of its monitor."""
+    found = []
+    with open(os.path.join(around.host.state_dir, "containers", identity, "monitor")) as handle:
+        monitor = int(handle.read().split()[0])
+    for pid in process.children(monitor):
+        try:
+            with open("/proc/%d/comm" % pid) as handle:
+                serves = handle.read().startswith(_SERVERS)
+        except OSError:
+            continue
+        if serves:
+            found.append("%d:%d" % (pid, process.start_time(pid)))
+    return ",".join(found)
 
 
 def _shown(spec: ContainerSpec) -> str:

@@ -10,7 +10,7 @@ from gha_apptainer.domain.errors import DOCKER_FAILURE, GhaError, disk_full, is_
 from gha_apptainer.domain.hook_requests import CLEANUP, CONTAINER, PREPARE, HookRequest, read_request, response
 from gha_apptainer.node import files
 from gha_apptainer.node.hooks.answering import write_response
-from gha_apptainer.node.hooks.cancelling import SIGNALS
+from gha_apptainer.node.hooks.cancelling import SIGNALS, Watch
 from gha_apptainer.node.hooks.surroundings import Surroundings
 from gha_apptainer.node.report import Report
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from gha_apptainer.node.hooks.door import Call
 
 
-def serve(raw: Mapping[str, Any], call: Call) -> int:
+def serve(raw: Mapping[str, Any], call: Call, watch: Watch) -> int:
     """Serve a call; its exit code. Every error is told here, once, before the runner's own line."""
     report = Report(github=True)
     try:
         around = Surroundings(_environment(), report, policy=call.policy, owner=call.owner)
-        return dispatch(read_request(raw), around)
+        return dispatch(read_request(raw), around, watch)
     except OSError as error:
         if not is_disk_full(error):
             raise
@@ -38,7 +38,7 @@ def _environment() -> Mapping[str, str]:
     return {files.decode(name): files.decode(value) for name, value in os.environb.items()}
 
 
-def dispatch(request: HookRequest, around: Surroundings) -> int:
+def dispatch(request: HookRequest, around: Surroundings, watch: Watch) -> int:
     """The call's exit code; the response is written last, and only where everything has succeeded."""
     if request.command == PREPARE:
         from gha_apptainer.node.hooks import prepare
@@ -54,7 +54,7 @@ def dispatch(request: HookRequest, around: Surroundings) -> int:
     if request.command == CONTAINER:
         from gha_apptainer.node.hooks import container_step
 
-        return container_step.run(request, around)
+        return container_step.run(request, around, watch)
     assert request.command == CLEANUP
     from gha_apptainer.node.hooks import cleanup
 

@@ -156,9 +156,21 @@ def _enter(step: Step, job: flat.FlatJob, base: str, watch: cancelling.Watch) ->
         raise Unusable("a variable or an argument holds characters that no process can be given (lone surrogates)") from None
     watch.command(pid)
     code = watch.finish(join.exit_code(os.waitpid(pid, 0)[1]))
+    if not code and root_lost(job.helpers):
+        telling.error("root file system lost", "what serves the container's root file system ended: the step may have read nonsense")
+        return FAILED
     if code and not watch.number:
         _explain(code, record)
     return code
+
+
+def root_lost(helpers: str) -> bool:
+    """Whether a process that serves the container's root has ended: what a command read since then counts for nothing."""
+    for one in helpers.split(",") if helpers else ():
+        pid, _, began = one.partition(":")
+        if cancelling.started(int(pid)) != int(began):
+            return True
+    return False
 
 
 def _is_gone(record: engine_flat.JoinRecord) -> bool:
