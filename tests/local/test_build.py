@@ -65,6 +65,13 @@ def test_an_image_can_be_built_from_and_its_triggers_run(builder: Builder) -> No
     )
     found = builder.build(tag="parent")
     assert found["config"]["onbuild"] == ["COPY word /word", "RUN cat /word >> /seen"]
+    builder.write("FROM busybox\nONBUILD COPY --from=made /made /\n")
+    builder.build(tag="taking")
+    builder.write("FROM busybox AS made\nRUN echo of-a-stage > /made\nFROM taking\n")
+    builder.build()
+    assert builder.sh("cat /made") == "of-a-stage\n", "a stage that only a trigger names is built"
+    builder.write("FROM busybox\nCOPY --from=later /x /x\nFROM busybox AS later\nFROM busybox\nCOPY --from=0 /x /x\n")
+    assert "Dockerfile:2: COPY: stage later is not before this one" in builder.fails(code=71)
     builder.write("FROM parent\nRUN false; echo never\n")
     text = builder.fails(code=76)
     assert "Dockerfile:2: RUN false; echo never: ended with exit code 1" in text
@@ -105,6 +112,34 @@ def test_user_directory_and_owners(builder: Builder) -> None:
         assert builder.sh("stat -c '%u:%g' /owned/file /owned /numbers").split() == ["1234:1300", "1234:1300", "12:34"]
     builder.write("FROM busybox\nCOPY --chown=nosuch file /x\n")
     assert "Dockerfile:2: COPY: --chown=nosuch: the image knows no user nosuch" in builder.fails(code=71)
+
+
+def test_directories_and_wildcards(builder: Builder) -> None:
+    builder.write(
+        "FROM busybox\nRUN mkdir -m 711 /there\nCOPY a /there\nCOPY a /new/deep\nCOPY a/one* b/*/x? /many/\n"
+        "COPY --parents a/sub/two ./b/./one/x1 /whole/\n"
+        "COPY --exclude=sub --exclude=*.o a /some\nCOPY a/one.c /file\nCOPY a/one.c /there/\n",
+        **{"a__one.c": "1", "a__one.o": "1", "a__sub__two": "2", "b__one__x1": "3", "b__two__x2": "4"},
+    )
+    (builder.context / "a").chmod(0o750)
+    (builder.context / "a/sub").chmod(0o705)
+    first = builder.build()
+    said = builder.sh(
+        "stat -c %a /there /new /new/deep /new/deep/sub /there/sub; find /there /new /many /whole /some /file -type f | sort"
+    ).split()
+    assert said[:5] == ["711", "755", "750", "705", "705"], "what is there keeps its mode, what is made takes after its source"
+    assert said[5:] == [
+        "/file", "/many/one.c", "/many/one.o", "/many/x1", "/many/x2", "/new/deep/one.c", "/new/deep/one.o", "/new/deep/sub/two",
+        "/some/one.c", "/there/one.c", "/there/one.o", "/there/sub/two", "/whole/a/sub/two", "/whole/one/x1",
+    ]  # fmt: skip
+    (builder.context / "a").chmod(0o700)
+    assert builder.build()["digest"] != first["digest"]
+    builder.write("FROM busybox\nCOPY nothing* /x/\n")
+    assert "Dockerfile:2: COPY: nothing* is not in the build context" in builder.fails(code=71)
+    builder.write("FROM busybox\nCOPY a /bin/busybox\n")
+    assert "there is a file on the way" in builder.fails(code=71)
+    builder.write("FROM busybox\nCOPY a/one.c /etc\nCOPY a/* /there\n")
+    assert "Dockerfile:3: COPY: several sources need a target that is a directory" in builder.fails(code=71)
 
 
 def test_here_documents(builder: Builder) -> None:
@@ -242,6 +277,25 @@ def test_a_build_that_is_killed_leaves_nothing_that_the_next_one_does_not_remove
     assert cached(builder.build()) == [True, False]
     assert builder.left() == []
     assert builder.call("ps", "-aq").stdout == ""
+
+
+def test_killed_at_any_moment(builder: Builder) -> None:
+    """Copying the base, in a command, in COPY, while the image is written: the next build always finds what it needs and the same image."""
+    text = "FROM busybox AS a\nRUN echo %s > /a\nCOPY big /big\nFROM busybox\nCOPY --from=a /a /big /\nRUN wc -c /big > /size\n"
+    builder.write(text % "first", big=b"x" * (8 << 20))
+    began = time.monotonic()
+    builder.build()
+    whole = time.monotonic() - began
+    for number in range(5):
+        builder.write(text % number)
+        child = builder.start("build", "-q", "-t", "made", str(builder.context))
+        time.sleep(whole * (number + 1) / 6)
+        child.kill()
+        child.communicate()
+        done = builder.build()
+        assert builder.sh("cat /a /size").split() == [str(number), str(8 << 20), "/big"]
+        assert builder.build()["digest"] == done["digest"]
+    assert builder.left() == []
 
 
 def test_collection_removes_layers_and_caches_that_nobody_uses(builder: Builder) -> None:

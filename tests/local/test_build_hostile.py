@@ -110,6 +110,41 @@ def test_pipes_sockets_and_odd_names(builder: Builder) -> None:
     assert said == "9\nkept\nx\na b", "what looks like a whiteout is a file like any other"
 
 
+def test_large_files_with_holes_stay_small(builder: Builder) -> None:
+    with (builder.context / "holes").open("wb") as file:
+        file.truncate(256 << 20)
+        file.seek(100 << 20)
+        file.write(b"data")
+    with (builder.context / "never-copied").open("wb") as file:
+        file.truncate(1 << 42)
+    builder.write("FROM busybox\nCOPY holes /holes\n")
+    made = Path(builder.build()["rootfs"]) / "holes"
+    assert made.stat().st_size == 256 << 20
+    assert made.stat().st_blocks * 512 < 1 << 20
+    with made.open("rb") as file:
+        file.seek(100 << 20)
+        assert file.read(5) == b"data\0"
+
+
+def test_a_context_that_changes_while_it_is_copied_is_no_success(builder: Builder) -> None:
+    """What is cached is named by its content; a file that somebody writes to must not be found under another's name."""
+    builder.write("FROM busybox\nCOPY file /file\n", file="before")
+    builder.driver.own(builder.context)
+    answered = builder.driver.run(
+        "from gha_apptainer.node.dockerfile import building, executor\n"
+        "from gha_apptainer.domain.values import replace\n"
+        "site = replace(settings, aliases=%r, cvmfs_images=())\nwhole = executor.place\n"
+        "def place(*words):\n    whole(*words)\n    open(%r, 'w').write('after')\n"
+        "executor.place = place\n"
+        "try:\n    building.build_image(building.BuildOrder(%r), site, facts, lambda _: None, lambda _: None)\n    answer('built')\n"
+        "except GhaError as error:\n    answer(error.what)"
+        % (builder.settings["aliases"], str(builder.context / "file"), str(builder.context))
+    )
+    assert answered == "Dockerfile:2: COPY: files of the context changed while they were copied"
+    builder.build()
+    assert builder.sh("cat /file") == "after"
+
+
 def test_files_that_cannot_be_read_are_named(builder: Builder) -> None:
     if not builder.driver.single:
         builder.write("FROM busybox\nCOPY closed /closed\n", closed="x")

@@ -107,3 +107,16 @@ def test_damaged_entries_and_dead_work_go(puller: Puller, three: dict[str, Made]
     assert not entry.exists()
     assert not dead.exists()
     assert Path(puller.store / "images" / three["a"].manifest[7:]).exists()
+
+
+def test_image_in_the_hosts_own_store_is_held_too(puller: Puller, three: dict[str, Made]) -> None:
+    """Where the site's store cannot serve this host, images lie in its own; a container there holds them all the same."""
+    other = str(puller.state / "shared")
+    puller.run(
+        OLD + "there = settings(store=%r)\nfound = images.list_images(there, host())[0]\n"
+        "from gha_apptainer.domain.images import Digest, Image, OciConfig\n"
+        "image = Image('x', Digest(found.digest, 'manifest'), OciConfig(), found.path + '/rootfs', 'sandbox', 'store')\n"
+        "held = images.use(image, there, host(), 'container-1')\nage(image, 30)\nanswer(held.path)" % other
+    )
+    puller.run("there = settings(store=%r)\nanswer(images.collect(there, host(), max_bytes=1, unused_for=0.0))" % other)
+    assert sorted(_listed(puller)) == ["c"]

@@ -5,6 +5,7 @@ Text is UTF-8 with surrogateescape. ENOSPC and EDQUOT become DiskFull, met at wr
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import Callable, Iterator, List, Optional
@@ -122,13 +123,28 @@ def private_directory(path: str) -> str:
 
 
 def copy_file(source: str, target: str) -> None:
-    """The bytes of a file as a new one: copied by the kernel."""
+    """The bytes of a regular file as a new one, copied by the kernel, holes as holes. Raises EngineFailed where it shrinks meanwhile."""
     reader = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
+        size = os.fstat(reader).st_size
         writer = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            while os.sendfile(writer, reader, None, 1 << 30):
-                pass
+            end = 0
+            while end < size:
+                try:
+                    begin = os.lseek(reader, end, os.SEEK_DATA)
+                except OSError as error:
+                    if error.errno != errno.ENXIO:
+                        raise
+                    break  # only a hole is left
+                end = min(os.lseek(reader, begin, os.SEEK_HOLE), size)
+                os.lseek(writer, begin, os.SEEK_SET)
+                while begin < end:
+                    sent = os.sendfile(writer, reader, begin, min(end - begin, 1 << 30))
+                    if not sent:
+                        raise EngineFailed("%s became shorter while it was copied" % source, remedy="try again when nobody writes to it")
+                    begin += sent
+            os.ftruncate(writer, size)
         finally:
             os.close(writer)
     finally:

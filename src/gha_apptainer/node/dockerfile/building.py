@@ -99,7 +99,7 @@ def build_image(order: BuildOrder, settings: NodeSettings, host: HostFacts, logi
             tell("every layer will be a whole copy: the kernel's overlay does not work here: %s" % whole)
         around = Surroundings(settings, host, store, work, tell, single=single, whole_reason=whole)
         try:
-            image, steps = _Build(order, dockerfile, around, ignored, platform, login).result(target)
+            image, steps = _Build(order, dockerfile, around, ignored, platform, login).result(target, str(tags[0]) if tags else "")
             for tag in tags:
                 store.remember(tag, str(platform), image.digest.text)
                 tell("%s is %s" % (tag, image.digest))
@@ -126,24 +126,24 @@ class _Build:
         self._trees: Dict[int, Tuple[Tree, State]] = {}
         self._images: Dict[str, Tuple[Tree, Image]] = {}
         self._reports: List[StepReport] = []
+        self._here = 0
         runner = Runner(around, order.secrets, order.output, order.owner_scope)
         self._executor = Executor(around, os.path.realpath(order.context), ignored, self._tree_of, runner, use_cache=order.cache)
 
-    def result(self, target: Stage) -> Tuple[Image, Tuple[StepReport, ...]]:
-        """The image of a stage."""
-        needed = self._dockerfile.needed(target)
-        for number, stage in enumerate(needed, 1):
-            self._stage(stage, "%s %d/%d" % (stage.title, number, len(needed)) if len(needed) > 1 else stage.title)
+    def result(self, target: Stage, name: str) -> Tuple[Image, Tuple[StepReport, ...]]:
+        """The image of a stage; `name` is what the store's list shows."""
+        self._build(target)
         tree, state = self._trees[target.number]
         config = replace(state.config, labels=tuple({**dict(state.config.labels), **dict(self._order.labels)}.items()))
-        return self._stored(tree, config), tuple(self._reports)
+        return self._stored(tree, config, name), tuple(self._reports)
 
     def _tree_of(self, name: str) -> Tree:
         """The tree of an earlier stage, or of an image."""
         stage = self._dockerfile.find(name)
         if stage is not None:
-            if stage.number not in self._trees:
+            if stage.number >= self._here:
                 raise InputError("stage %s is not before this one" % name)
+            self._build(stage)  # a trigger of a base image may name a stage that the file itself does not lean on
             return self._trees[stage.number][0]
         if name.lower() == SCRATCH:
             return bases.scratch(self._around)
@@ -154,6 +154,15 @@ class _Build:
         if str(ref) not in self._images:
             self._images[str(ref)] = bases.fetched(self._around, ref, self._order.pull, self._login, where)
         return self._images[str(ref)]
+
+    def _build(self, target: Stage) -> None:
+        """Build a stage and what it leans on, as far as that is not done."""
+        needed = self._dockerfile.needed(target)
+        for number, stage in enumerate(needed, 1):
+            if stage.number not in self._trees:
+                before, self._here = self._here, stage.number
+                self._stage(stage, "%s %d/%d" % (stage.title, number, len(needed)) if len(needed) > 1 else stage.title)
+                self._here = before
 
     def _stage(self, stage: Stage, title: str) -> None:
         tree, state, steps = self._begun(stage)
@@ -193,7 +202,7 @@ class _Build:
             self._around.tell("%s:%d: %d triggers of %s run first" % (step.file, step.line, len(triggers), stage.base))
         return tree, replace(state, config=replace(state.config, onbuild=())), (*triggers, *stage.steps)
 
-    def _stored(self, tree: Tree, config: OciConfig) -> Image:
+    def _stored(self, tree: Tree, config: OciConfig, name: str) -> Image:
         """The image in the store: one tree, hard links to the layers, under a digest of configuration, base and layers."""
         around = self._around
         store = around.store
@@ -217,7 +226,7 @@ class _Build:
             rooms.in_namespace(around.host, lambda _single: flatten(base, layers, target, link=True))
             stored = StoredImage(
                 digest=digest, kind="build", platform=str(self._platform), form=SANDBOX, size=0, inodes=0, config=config,
-                config_digest="", reference=self._order.tags[0] if self._order.tags else "", route="build", created=time.time(),
+                config_digest="", reference=name, route="build", created=time.time(),
             )  # fmt: skip
             publish(store, made, stored)
             around.cache.synced(tuple(around.layers))  # one sync was for all of them
@@ -249,8 +258,9 @@ def _read(order: BuildOrder, platform: Platform) -> Tuple[Dockerfile, str]:
         text = files.decode(files.read_whole(path, limit=16 << 20))
     except (OSError, GhaError) as error:
         raise InputError("cannot read %s: %s" % (path, getattr(error, "strerror", None) or error), remedy="name it with -f") from error
-    args = {**_platform_args(platform), **order.args}
-    return read_dockerfile(text, order.dockerfile or "Dockerfile", args, args), path
+    own = _platform_args(platform)
+    own.update({name: order.args[name] for name in own if name in order.args})
+    return read_dockerfile(text, order.dockerfile or "Dockerfile", order.args, own), path
 
 
 def _ignored(context: str, dockerfile: str) -> Optional[Patterns]:

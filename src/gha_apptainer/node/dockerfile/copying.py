@@ -16,10 +16,11 @@ from gha_apptainer.domain.errors import InputError, Refused
 from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node.dockerfile.selecting import Root, Taken, entries
 from gha_apptainer.node.engine.rootpaths import resolve
-from gha_apptainer.node.files import decode, read_whole
+from gha_apptainer.node.files import copy_file, decode, read_whole
 
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _PACKED = ((b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ\x00", "xz"))
+_LAST_ID = 4294967294
 _SYMBOLIC = re.compile(r"([ugoa]*)([-+=])([rwxXst]*)")
 
 
@@ -63,8 +64,11 @@ def place(root: str, sources: Tuple[Tuple[Root, Taken], ...], target: str, manne
 
 
 def _place_directory(root: str, origin: Root, taken: Taken, target: str, manner: Manner) -> None:
+    new = not os.path.lexists(resolve(root, target))
     here = make_directory(root, target, manner)
     times: List[Tuple[str, os.stat_result]] = []
+    if new and taken.inside:  # the target takes after the source, if it is made; the root of a context has no say
+        _keep(here, os.lstat(taken.path), manner)
     for name, path, state in entries(origin, taken):
         inside = os.path.join(os.path.relpath(here, root), name)
         if not stat.S_ISDIR(state.st_mode):
@@ -89,9 +93,7 @@ def _place_file(root: str, target: str, source: str, state: os.stat_result, mann
     elif stat.S_ISFIFO(state.st_mode):
         os.mkfifo(path, 0o600)
     elif stat.S_ISREG(state.st_mode):
-        handle = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(handle, "rb", buffering=0) as reader:
-            write_file(path, reader)
+        copy_file(source, path)
     else:
         raise InputError("%s is neither a file nor a directory, a link or a pipe" % source)
     _keep(path, state, manner)
@@ -174,6 +176,8 @@ def owner_ids(root: str, text: str) -> Tuple[int, int]:
             if found is None:
                 raise InputError("--chown=%s: the image knows no group %s" % (text, group), remedy="create it before, or give numbers")
             gid = int(found[2])
+    if max(uid, gid) > _LAST_ID:
+        raise InputError("--chown=%s: there is no such id" % text)
     return uid, gid
 
 

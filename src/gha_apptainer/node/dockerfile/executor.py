@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from gha_apptainer.domain.errors import GhaError
 from gha_apptainer.domain.values import dataclass, field
@@ -89,6 +89,8 @@ class Executor:
             self._change(tree, lambda root, single: self._act(root, action, prepared, single), target)
         except GhaError as error:
             raise located(error, step) from error
+        if prepared.taken and _digest(prepared.taken) != prepared.digest:  # it would be found again under the wrong name
+            raise step.wrong("files of the context changed while they were copied", "build again when nobody writes to them")
 
     def _change(self, tree: Tree, act: Callable[[str, bool], Any], target: str) -> None:
         """Let `act` change the tree's files; the layer lies at `target` then."""
@@ -122,7 +124,7 @@ class Executor:
 
     def _shown(self, tree: Tree) -> Root:
         """In a child: another tree, to be read."""
-        place_ = os.path.join(self._around.work.paths[0], "shown-%d" % os.getpid())
+        place_ = os.path.join(self._around.work.paths[0], "shown-%s" % os.urandom(6).hex())
         os.mkdir(place_)
         return Root(roots.show(tree.base, paths(self._around, tree), place_), "that stage or image")
 
@@ -153,17 +155,14 @@ class Executor:
         root = _excluding(self._context, action)
         taken: List[Tuple[Root, Taken]] = []
         archives: Dict[str, str] = {}
-        digests: List[str] = []
         for source in action.sources:
             if action.add and is_address(source):
                 one = self._downloaded(source, action, step)
                 taken.append((Root(os.path.dirname(one.path), source), one))
-                digests.append(files_digest(one))
                 found: Tuple[Taken, ...] = (one,)
             else:
                 found = select(root, source, parents=action.parents)
                 taken += [(root, one) for one in found]
-                digests.append(digest_of(root, found, ids=False))
             wanted = action.unpack if action.unpack is not None else not is_address(source)
             if action.add and wanted:
                 kinds = {one.path: archive_kind(one.path) for one in found if not one.directory and os.path.isfile(one.path)}
@@ -177,7 +176,7 @@ class Executor:
                 files.write_whole(path, files.encode(content), mode=0o644)
                 os.utime(path, (0, 0))
                 taken.append((Root(folder, "here-documents"), Taken(path, os.path.basename(name), os.path.basename(name), False)))
-        return _Prepared(key_of(*digests), taken=tuple(taken), archives=archives)
+        return _Prepared(_digest(taken), taken=tuple(taken), archives=archives)
 
     def _downloaded(self, address: str, action: Copy, step: Step) -> Taken:
         """A file that ADD fetches, with the time that its server tells."""
@@ -234,9 +233,9 @@ def _counted(action: Action) -> object:
     return values
 
 
-def files_digest(one: Taken) -> str:
-    """The digest of one file that lies alone."""
-    return digest_of(Root(os.path.dirname(one.path), ""), (one,), ids=False)
+def _digest(taken: Sequence[Tuple[Root, Taken]]) -> str:
+    """The digest of all that was taken from the context, from addresses and from here-documents."""
+    return key_of(*(digest_of(root, (one,), ids=False) for root, one in taken))
 
 
 def _excluding(root: Root, action: Copy) -> Root:

@@ -39,16 +39,20 @@ class Taken:
 
 @dataclass(frozen=True)
 class Root:
-    """Where sources are looked for: a directory, what is ignored in it, and its name for people."""
+    """Where sources are looked for: a directory, its name for people, and what is not there: `ignored` by paths from the root,
+    `excluded` by paths from the source that is taken, as COPY --exclude has it.
+    """
 
     path: str
     title: str
     ignored: Optional[Patterns] = None
     excluded: Optional[Patterns] = None
 
-    def hides(self, inside: str) -> bool:
-        """Whether a path is not there for the build."""
-        return any(one is not None and one.ignores(inside) for one in (self.ignored, self.excluded))
+    def hides(self, inside: str, inner: str) -> bool:
+        """Whether a file is not there for the build: by its path in the root, or by its path in the source that is taken."""
+        if self.ignored is not None and inside and self.ignored.ignores(inside):
+            return True
+        return self.excluded is not None and bool(inner) and self.excluded.ignores(inner)
 
     @property
     def exceptions(self) -> bool:
@@ -84,7 +88,8 @@ def _taken(root: Root, name: str, pivot: str, *, parents: bool) -> Optional[Take
     inside = os.path.relpath(path, root.path)
     inside = "" if inside == "." else inside
     directory = stat.S_ISDIR(state.st_mode)
-    hidden = (bool(inside) and root.hides(inside)) or (bool(name) and root.hides(name))
+    inner = "" if directory else os.path.basename(name)
+    hidden = root.hides(inside, inner) or root.hides(name, inner)
     if whiteout(state) or (hidden and not (directory and root.exceptions)):
         return None
     before = os.path.dirname(os.path.relpath(name, pivot) if pivot else name) if parents else ""
@@ -142,7 +147,7 @@ def entries(root: Root, taken: Taken) -> Iterator[Tuple[str, str, os.stat_result
             name = _join(inner, entry.name)
             inside = _join(taken.inside, name)
             state = entry.stat(follow_symlinks=False)
-            hidden = root.hides(inside)
+            hidden = root.hides(inside, name)
             if stat.S_ISDIR(state.st_mode) and (not hidden or root.exceptions):
                 directories.append(name)
             if not hidden and not stat.S_ISSOCK(state.st_mode):
@@ -155,13 +160,20 @@ def digest_of(root: Root, sources: Tuple[Taken, ...], *, ids: bool) -> str:
     found = hashlib.sha256()
     for taken in sources:
         state = os.lstat(taken.path)
-        found.update(encode("\n%s\0%s\0" % (os.path.join(taken.parents, taken.name), "dir" if taken.directory else "")))
+        found.update(encode("\n%s\0%s\0" % (os.path.join(taken.parents, taken.name), _top(taken, state, ids=ids))))
         if not taken.directory:
             found.update(encode(_checked(taken.path, state, ids=ids)))
             continue
         for name, path, inner in entries(root, taken):
             found.update(encode("\n%s\0%s" % (name, _checked(path, inner, ids=ids))))
     return "sha256:" + found.hexdigest()
+
+
+def _top(taken: Taken, state: os.stat_result, *, ids: bool) -> str:
+    """What counts of a directory that is taken itself; nothing of a root."""
+    if not taken.directory:
+        return ""
+    return "dir %o %s" % (stat.S_IMODE(state.st_mode), "%d:%d" % (state.st_uid, state.st_gid) if ids else "") if taken.inside else "dir"
 
 
 def _checked(path: str, state: os.stat_result, *, ids: bool) -> str:

@@ -11,13 +11,14 @@ import select
 import signal
 from typing import Any, Callable, List, Tuple
 
-from gha_apptainer.domain.errors import EngineFailed, GhaError, disk_full, is_disk_full
+from gha_apptainer.domain.errors import EngineFailed, GhaError, TimedOut, disk_full, is_disk_full
 from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.node import process
 from gha_apptainer.node.engine import kernel, layers, namespaces
 from gha_apptainer.node.engine.foreground import monitor_error
 from gha_apptainer.node.engine.layers import RootPlan
 
+_LIMIT = 4 * 3600  # seconds for one piece of work; copies of large images on slow disks are real
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -99,7 +100,8 @@ def _say(handle: int, data: bytes) -> None:
 def _hear(handle: int) -> bytes:
     parts: List[bytes] = []
     while True:
-        select.select([handle], [], [])
+        if not select.select([handle], [], [], _LIMIT)[0]:
+            raise TimedOut("work on an image's files did not end within %d s" % _LIMIT, cause="a dead mount, or very slow storage")
         part = os.read(handle, 1 << 16)
         if not part:
             return b"".join(parts)

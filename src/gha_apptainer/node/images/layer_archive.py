@@ -17,8 +17,8 @@ from gha_apptainer.domain.errors import ImageFailed, Refused, disk_full, is_disk
 from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node.images.build_layers import walk
 
-LEVEL = 6
-"""zlib's own compromise; part of what makes the bytes the same."""
+LEVEL = 3
+"""Twice as fast as 6 and 5 % larger; part of what makes the bytes the same."""
 SCRIPTS = ".singularity.d"
 _SCRIPT_LINKS = (".exec", ".run", ".shell", ".test", "singularity", "environment")
 

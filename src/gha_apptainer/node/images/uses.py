@@ -66,18 +66,21 @@ def use(image: Image, settings: NodeSettings, host: HostFacts, name: str) -> Use
 
 
 def _file(image: Image, settings: NodeSettings, host: HostFacts, name: str) -> str:
-    place = store_path(settings, host)
-    if not os.path.realpath(image.rootfs).startswith(os.path.realpath(place) + "/"):
-        return ""
-    from gha_apptainer.node.images.store import Store, hexdigits  # only now: many images lie elsewhere
+    """The file of a hold; empty where the image lies in no store. A host may use two: the site's, and its own where that cannot serve."""
+    real = os.path.realpath(image.rootfs)
+    for place in dict.fromkeys((store_path(settings, host), os.path.join(host.state_dir, "store"))):
+        if not real.startswith(os.path.realpath(place) + "/"):
+            continue
+        from gha_apptainer.node.images.store import Store, hexdigits  # only now: many images lie elsewhere
 
-    store = Store(place)
-    if not os.path.realpath(image.rootfs).startswith(os.path.realpath(store.path("images")) + "/"):
-        return ""
-    directory = store.path("uses", hexdigits(image.digest.text))
-    if not os.access(store.path("uses"), os.W_OK):
-        return ""  # a read-only store: its owner knows our uses only by the time of the last one
-    return os.path.join(directory, "%s.%s.%s" % (host.hostname, host.boot_id[:8], name))
+        store = Store(place)
+        if not real.startswith(os.path.realpath(store.path("images")) + "/"):
+            return ""
+        directory = store.path("uses", hexdigits(image.digest.text))
+        if not os.access(store.path("uses"), os.W_OK):
+            return ""  # a read-only store: its owner knows our uses only by the time of the last one
+        return os.path.join(directory, "%s.%s.%s" % (host.hostname, host.boot_id[:8], name))
+    return ""
 
 
 def holders(store: Store, digest: str) -> Tuple[str, ...]:
