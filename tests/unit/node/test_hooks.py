@@ -55,8 +55,8 @@ def test_the_request_is_json_and_nothing_else() -> None:
 
 
 def test_arguments_of_a_shim() -> None:
-    call = door.arguments(["--tie", "--owner", "42", "--policy", "/p.json"])
-    assert (call.tie, call.owner, call.policy) == (True, 42, "/p.json")
+    call = door.arguments(["--tie", "7", "--owner", "42", "--policy", "/p.json"])
+    assert (call.tie, call.owner, call.policy) == (7, 42, "/p.json")
     for wrong in (["--other"], ["--owner"], ["--owner", "x"], ["x"]):
         with pytest.raises(door.BadCall):
             door.arguments(wrong)

@@ -9,7 +9,6 @@ from gha_apptainer.domain.containers import RUNNING, Container
 from gha_apptainer.domain.errors import GhaError, InputError
 from gha_apptainer.domain.hook_mounts import volume_prefix
 from gha_apptainer.domain.hook_requests import HookRequest
-from gha_apptainer.node import files
 from gha_apptainer.node.hooks.jobs import JobRecord
 from gha_apptainer.node.hooks.surroundings import Surroundings
 
@@ -50,15 +49,16 @@ def sweep(around: Surroundings) -> None:
 
 def _orphans(around: Surroundings) -> None:
     """Containers and volumes of jobs that have no record any more: killed while they were removed."""
-    known = set(around.jobs.ids())
-    for one in around.engine.list():
+    containers, volumes = around.engine.list(), around.jobs.volumes("job-")
+    known = set(around.jobs.ids())  # read last: a job's record is there before anything of it is
+    for one in containers:
         scope = one.spec.owner.scope
         if scope.startswith("hook:") and scope[5:] not in known and not _owned(one):
             around.engine.remove(one.id)
     prefixes = {volume_prefix(identity) for identity in known}
-    for path in around.jobs.volumes("job-"):
+    for path in volumes:
         if not any(path.rpartition("/")[2].startswith(prefix) for prefix in prefixes):
-            files.remove_tree(path)
+            around.jobs.drop(path)
 
 
 def _owned(one: Container) -> bool:
@@ -80,7 +80,7 @@ def end_job(identity: str, around: Surroundings) -> None:
     for one in ours:
         engine.remove(one.id)
     for path in around.jobs.volumes(volume_prefix(identity)):
-        files.remove_tree(path)
+        around.jobs.drop(path)
     around.jobs.discard(identity)
 
 

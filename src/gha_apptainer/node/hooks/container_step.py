@@ -32,6 +32,7 @@ def run(request: HookRequest, around: Surroundings, watch: Watch) -> int:
     job = _job(request, around)
     wanted = request.container
     planner = Planner(around, job.id if job else new_id(), (wanted,))
+    planner.step_network = job.network if job else ""
     planned = planner.plan(wanted, STEP, "container step", "job-" + job.id[:16] if job else "")
     image = _image(planned, around)
     scope = owner(around, planner.job, os.getpid(), process.start_time(os.getpid()))

@@ -1,7 +1,7 @@
 """The door that the shims open: one call of the runner, from stdin to an exit code.
 
-usage: hook [--tie] [--owner PID] [--policy FILE]
-The call is one JSON object on stdin. `--tie` ends us with our parent, `--owner` names the process to which a job's containers belong.
+usage: hook [--tie PID] [--owner PID] [--policy FILE]
+The call is one JSON object on stdin. `--tie` ends us with our parent PID, `--owner` names the process to which a job's containers belong.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Call:
     __slots__ = ("owner", "policy", "tie")
 
     def __init__(self) -> None:
-        self.owner, self.policy, self.tie = 0, "", False
+        self.owner, self.policy, self.tie = 0, "", 0
 
 
 class BadCall(Exception):
@@ -39,8 +39,9 @@ def arguments(argv: list[str]) -> Call:
     at = 0
     while at < len(argv):
         word = argv[at]
-        if word == "--tie":
-            call.tie = True
+        if word == "--tie" and at + 1 < len(argv) and argv[at + 1].isdigit():
+            at += 1
+            call.tie = int(argv[at])
         elif word == "--owner" and at + 1 < len(argv) and argv[at + 1].isdigit():
             at += 1
             call.owner = int(argv[at])
@@ -60,7 +61,7 @@ def main(argv: list[str]) -> int:
         watch.listen()
         call = arguments(list(argv))
         if call.tie:
-            _tie()
+            _tie(call.tie)
         request = parse(_stdin())
         if request.get("command") == "run_script_step":
             from gha_apptainer.node.hooks import step
@@ -92,12 +93,12 @@ def _unexpected(error: Exception) -> int:
     return FAILED
 
 
-def _tie() -> None:
+def _tie(parent: int) -> None:
     """End with our parent, the shim: a SIGKILL of the hook must end what it started."""
     from gha_apptainer.node.engine import kernel
 
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() == 1:
+    if os.getppid() != parent:  # it has ended before that could take effect
         sys.exit(FAILED)
 
 

@@ -34,7 +34,10 @@ class ServiceRecord:
 
 @dataclass(frozen=True)
 class JobRecord:
-    """One job. `owner` and `owner_started` name the runner's process, `place` says where pids mean something; `scope` as in `flat`."""
+    """One job. `owner` and `owner_started` name the runner's process, `place` says where pids mean something; `scope` as in `flat`.
+
+    `network` is the kind of network that the job container has, and so its container steps.
+    """
 
     DOCUMENT_VERSION: ClassVar[int] = 1
     version: int = 1
@@ -45,6 +48,7 @@ class JobRecord:
     place: str = ""
     work: str = ""
     container: str = ""
+    network: str = ""
     services: Tuple[ServiceRecord, ...] = ()
 
 
@@ -104,13 +108,12 @@ class Jobs:
         return tuple(found)
 
     def dead(self) -> Tuple[str, ...]:
-        """Jobs whose runner is gone, on this host. A damaged record is nobody's and so dead as well."""
+        """Jobs whose runner is gone, on this host. What cannot be read is left alone: another version's hooks may be at work."""
         found = []
         for identity in self.ids():
             try:
                 record = self.read(identity)
             except GhaError:
-                found.append(identity)
                 continue
             if record is None or process.elsewhere(record.place) or process.alive(record.owner, record.owner_started):
                 continue
@@ -129,9 +132,13 @@ class Jobs:
 
     def discard(self, identity: str) -> None:
         """Remove a job's directory; gone already is fine."""
-        going = os.path.join(self.top, self._half(".gone", identity))
+        self.drop(self.path(identity))
+
+    def drop(self, path: str) -> None:
+        """Remove a tree of the state directory: out of sight at once, so that of several who would remove it one does; gone is fine."""
+        going = os.path.join(self.top, self._half(".gone", os.path.basename(path)))
         try:
-            os.rename(self.path(identity), going)
+            os.rename(path, going)
         except FileNotFoundError:
             return
         files.remove_tree(going)

@@ -61,6 +61,8 @@ class Planner:
         mounts = [one for container in wanted for one in container.system_mounts]
         self.work = work_of(tuple(mounts), around.environ)
         self.job = job
+        self.step_network = ""
+        """The network of the job's container, which its container steps have too; empty: the site's usual one."""
         self._view = HostView(self.work, job, real_path, os.path.lexists)
 
     def plan(self, wanted: HookContainer, kind: str, title: str, network: str) -> Planned:
@@ -186,7 +188,7 @@ class Planner:
         """A job container and steps have the machine's network and the names of the job's; services have a network of their own."""
         policy = self._around.policy
         usual = NETWORK_PRIVATE if kind == SERVICE and NETWORK_PRIVATE in policy.networks else policy.networks[0]
-        chosen = options.network or usual
+        chosen = options.network or (self.step_network if kind == STEP else "") or usual
         ports = list(options.asked.publish)
         for text in wanted.ports:
             ports += publish("ports", text)

@@ -91,7 +91,7 @@ class _Preparation:
         fit: Optional[NodeFit] = None
         if plans and plans[0].kind == JOB:
             made[0], fit = self._fitted(made[0], specs[0])
-            record = replace(record, container=made[0])
+            record = replace(record, container=made[0], network=plans[0].asked.network)
             self._around.jobs.write(record)
             self._around.debug("apptainer: " + _shown(specs[0]))
         self._check_reach(plans, made)

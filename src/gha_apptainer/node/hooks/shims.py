@@ -96,7 +96,8 @@ for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
   process.on(name, () => (child ? child.kill(name) : early.push(name)));
 }
 // the child has our streams, not pipes of ours: what it writes passes through nobody
-child = spawn(%(python)s, %(argv)s.concat(['--tie', '--owner', String(process.ppid)]), { stdio: 'inherit', env, cwd: '/' });
+const own = ['--tie', String(process.pid), '--owner', String(process.ppid)];
+child = spawn(%(python)s, %(argv)s.concat(own), { stdio: 'inherit', env, cwd: '/' });
 early.forEach((name) => child.kill(name));
 child.on('error', (error) => {
   console.log('::error title=container hooks::cannot start %%s: %%s', %(python)s, error.message);
