@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["conformance", "skips", "machine", "driving", "debian_tools", "registries", "pulling", "building"]
+pytest_plugins = ["conformance", "skips", "machine", "driving", "debian_tools", "registries", "pulling", "building", "hook_jobs"]
 
 TIERS = ("unit", "local", "site", "soak")
 HERE = Path(__file__).parent

@@ -230,3 +230,53 @@ def test_output_that_cannot_be_written_is_no_success(ours: Ours) -> None:
         assert done.returncode not in (0, 1), verb
         assert "cannot write standard output" in done.stderr
         assert "Traceback" not in done.stderr
+
+
+FULL = """
+namespace(); mount('tmpfs', %(place)r, 'tmpfs', 0, 'size=64k,mode=700')
+with open(%(place)r + '/full', 'wb', 0) as full:
+    try:
+        while True: full.write(b'x' * 4096)
+    except OSError: pass
+"""
+NOEXEC = "namespace(); mount('tmpfs', %(place)r, 'tmpfs', 8, 'size=64m,mode=700')"
+
+
+@pytest.mark.case("hooks-23")
+@pytest.mark.parametrize(
+    "before, env, words",
+    [
+        (OFF, {}, "user.max_user_namespaces"),
+        ("", {"PATH": "/nowhere", "XDG_CACHE_HOME": "/nowhere", "GHA_APPTAINER": "/nowhere/apptainer"}, "/nowhere/apptainer"),
+        (FULL, {"GHA_APPTAINER_STATE": "%(place)s"}, "full"),
+    ],
+    ids=["namespaces", "apptainer", "disk"],
+)
+def test_a_job_on_a_machine_that_lacks_something(
+    ours: Ours, busybox_rootfs: str, state: str, tmp_path: Path, before: str, env: dict[str, str], words: str
+) -> None:
+    """prepare_job names what is missing, and answers nothing."""
+    place = {"place": os.path.join(state, "place")}
+    os.mkdir(place["place"], 0o700)
+    response = tmp_path / "response.json"
+    response.touch()
+    policy = tmp_path / "policy.json"
+    policy.write_text(json.dumps({"version": 1, "host_paths": [busybox_rootfs + ":ro"]}))
+    wanted = {"command": "prepare_job", "responseFile": str(response), "args": {"container": {"image": busybox_rootfs}}, "state": None}
+    (tmp_path / "request.json").write_text(json.dumps(wanted))
+    told = (before % place if "%(place)r" in before else before) + "\nos.dup2(os.open(%r, os.O_RDONLY), 0)" % str(tmp_path / "request.json")
+    env = {name: value % place for name, value in env.items()}
+    done = ours("hook", "--owner", str(os.getpid()), "--policy", str(policy), before=told, env={**env, "GITHUB_ACTIONS": "true"})
+    assert done.returncode == 125, done
+    assert "::error" in done.stdout and words in done.stdout, done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    assert response.read_text() == ""
+
+
+@pytest.mark.case("hooks-23")
+def test_a_state_directory_from_which_nothing_may_be_executed_is_no_obstacle(ours: Ours, busybox_rootfs: str, state: str) -> None:
+    place = os.path.join(state, "place")
+    os.mkdir(place, 0o700)
+    words = ("run", "--rm", "-q", busybox_rootfs, "/bin/sh", "-c", "cp /bin/busybox /usr/busybox && /usr/busybox echo works")
+    done = ours(*words, before=NOEXEC % {"place": place}, env={"GHA_APPTAINER_STATE": place})
+    assert outcome(done) == (0, "works\n")

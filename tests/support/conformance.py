@@ -1,7 +1,9 @@
 """The table of numbered cases: which hold, which fail, which could not be tried.
 
 A test names the cases it holds by `@pytest.mark.case("apptainer-3", …)` or by a parameter id of the same form. A case holds if
-every test that names it passed; a case with a skipped test and no failed one is "not tried".
+every test that names it passed; a case with a skipped test and no failed one is "not tried". A test whose expected result is that
+something is refused says `@pytest.mark.refused("hooks-61", …)` instead; a case that has only such tests is "refused as specified", and only
+the cases may be so whose own words offer it. Of a family whose numbers are all known it is said which are missing.
 """
 
 from __future__ import annotations
@@ -16,12 +18,22 @@ import pytest
 
 FAMILIES = ("apptainer", "peers", "act", "hooks", "pod", "interlink", "scaleset", "models", "doctor", "image", "action", "workflow")
 _CASE = re.compile(r"(?:%s)(?:-[a-z]+)*-\d+[a-z]?" % "|".join(FAMILIES))
+WHOLE = {"hooks": 80}
+"""Families whose cases are numbered from 1 to this: docs/reference says what each means."""
+REFUSABLE = {"hooks": frozenset({38, 55, 56, 60, 61, 64, 65, 66, 70, 73, 79})}
 _results: dict[str, set[str]] = {}
+_refusals: dict[str, set[str]] = {}
 
 
 def _cases(item: pytest.Item) -> Iterator[str]:
     for marker in item.iter_markers("case"):
         yield from (str(name) for name in marker.args)
+    for marker in item.iter_markers("refused"):
+        for name in map(str, marker.args):
+            family, _, number = name.rpartition("-")
+            if int(number) not in REFUSABLE.get(family, ()):
+                raise pytest.UsageError("%s: %s may not be met by a refusal" % (item.nodeid, name))
+            yield "refused " + name
     parameters = getattr(item, "callspec", None)
     if parameters is not None:
         yield from _CASE.findall(parameters.id)
@@ -30,7 +42,7 @@ def _cases(item: pytest.Item) -> Iterator[str]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for name in _cases(item):
-            if not _CASE.fullmatch(name):
+            if not _CASE.fullmatch(name.rpartition(" ")[2]):
                 known = ", ".join(FAMILIES)
                 raise pytest.UsageError("%s: %r is no case: wanted FAMILY-NUMBER with a family of %s" % (item.nodeid, name, known))
             item.user_properties.append(("case", name))
@@ -40,7 +52,11 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.when == "call" or report.outcome != "passed":
         for key, name in report.user_properties:
             if key == "case":
-                _results.setdefault(str(name), set()).add(report.outcome)
+                word, _, plain = str(name).rpartition(" ")
+                (_refusals if word else _results).setdefault(plain, set()).add(report.outcome)
+
+
+_REFUSED = "refused as specified"
 
 
 def _word(outcomes: set[str]) -> str:
@@ -58,19 +74,23 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     if collected:
         with open(collected, "a", encoding="utf-8") as file:
             file.write(json.dumps(counts) + "\n")
-    if not _results:
+    if not _results and not _refusals:
         return
-    words = {name: _word(outcomes) for name, outcomes in _results.items()}
+    words = {name: _word(outcomes | _refusals.get(name, set())) for name, outcomes in _results.items()}
+    words.update({name: _REFUSED if _word(found) == "holds" else _word(found) for name, found in _refusals.items() if name not in words})
     terminalreporter.section("numbered cases")
     by_family: dict[str, list[str]] = {}
     for name in sorted(words, key=_order):
         by_family.setdefault(name.rpartition("-")[0], []).append(name)
     for family, names in by_family.items():
-        for word in ("holds", "FAILS", "not tried"):
+        for word in ("holds", _REFUSED, "FAILS", "not tried"):
             numbers = [name.rpartition("-")[2] for name in names if words[name] == word]
-            if numbers:
-                terminalreporter.write_line("%-24s %-9s %3d  %s" % (family, word, len(numbers), " ".join(numbers)))
-    held = sum(1 for word in words.values() if word == "holds")
+            if numbers or (word == _REFUSED and family in WHOLE):
+                terminalreporter.write_line("%-24s %-20s %3d  %s" % (family, word, len(numbers), " ".join(numbers)))
+        if family in WHOLE:
+            missing = [str(number) for number in range(1, WHOLE[family] + 1) if "%s-%d" % (family, number) not in words]
+            terminalreporter.write_line("%-24s %-20s %3d  %s" % (family, "missing", len(missing), " ".join(missing)))
+    held = sum(1 for word in words.values() if word in ("holds", _REFUSED))
     terminalreporter.write_line("%d of %d numbered cases hold" % (held, len(words)))
 
 

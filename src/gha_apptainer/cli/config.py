@@ -17,6 +17,7 @@ import yaml
 from gha_apptainer.domain.docker_values import size
 from gha_apptainer.domain.documents import from_plain, plain
 from gha_apptainer.domain.errors import InputError
+from gha_apptainer.domain.hook_policy import HookPolicy, check_policy
 from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.node import files
 from gha_apptainer.node.host.surroundings import SITE_SETTINGS, load_settings
@@ -41,39 +42,50 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def schema() -> Mapping[str, object]:
-    """The JSON schema of the YAML file."""
-    found: Mapping[str, object] = json.loads(resources.files("gha_apptainer").joinpath("schemas/node-settings.json").read_text("utf-8"))
+def schema(name: str = "node-settings") -> Mapping[str, object]:
+    """The JSON schema of a YAML file."""
+    found: Mapping[str, object] = json.loads(resources.files("gha_apptainer").joinpath("schemas/%s.json" % name).read_text("utf-8"))
     return found
 
 
 def compile_settings(text: str, name: str) -> dict[str, object]:
-    """YAML text as the document that nodes read: what was written, sizes as bytes, nothing added but the version.
+    """YAML text as the settings that nodes read: what was written, sizes as bytes, nothing added but the version.
 
     Raises InputError naming file, place and every wrong key.
     """
+    return _compile(text, name, NodeSettings, "node-settings")
+
+
+def compile_policy(text: str, name: str) -> dict[str, object]:
+    """YAML text as the policy that the runner's container hooks read. Errors as with settings."""
+    document = _compile(text, name, HookPolicy, "hook-policy")
+    check_policy(from_plain(HookPolicy, document), name)
+    return document
+
+
+def _compile(text: str, name: str, kind: type[NodeSettings] | type[HookPolicy], of: str) -> dict[str, object]:
     try:
         raw = yaml.load(text, _Loader)  # noqa: S506  # a safe loader with one more check
     except yaml.YAMLError as error:
         raise InputError("%s is no YAML: %s" % (name, " ".join(str(error).split()))) from error
     raw = {} if raw is None else raw
     if not isinstance(raw, dict):
-        raise InputError("%s: settings are a mapping of names to values" % name)
-    _check_keys(raw, name)
-    validator = jsonschema.Draft202012Validator(dict(schema()))
+        raise InputError("%s: it is to be a mapping of names to values" % name)
+    _check_keys(raw, name, kind)
+    validator = jsonschema.Draft202012Validator(dict(schema(of)))
     errors = sorted(validator.iter_errors(raw), key=lambda error: [str(part) for part in error.absolute_path])
     if errors:
         raise InputError("; ".join("%s: %s: %s" % (name, _place(error), _told(error)) for error in errors))
     for key in _SIZES:
         if isinstance(raw.get(key), str):
             raw[key] = size(key, raw[key])
-    document = {"version": NodeSettings.DOCUMENT_VERSION, **raw}
-    from_plain(NodeSettings, document)  # the reader's own word that it will take it
+    document = {"version": kind.DOCUMENT_VERSION, **raw}
+    from_plain(kind, document)  # the reader's own word that it will take it
     return document
 
 
-def _check_keys(raw: Mapping[object, object], name: str) -> None:
-    known = [item.name for item in fields(NodeSettings)]
+def _check_keys(raw: Mapping[object, object], name: str, kind: type[NodeSettings] | type[HookPolicy]) -> None:
+    known = [item.name for item in fields(kind)]
     unknown = [str(key) for key in raw if key not in known]
     if unknown:
         near = [one for key in unknown for one in difflib.get_close_matches(key, known, 1)]
@@ -104,7 +116,8 @@ def config() -> None:
 @config.command("compile")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Where the JSON goes; stdout without it.")
-def compile_file(file: Path, output: Path | None) -> None:
+@click.option("--policy", is_flag=True, help="FILE is a policy for the runner's container hooks, not the site's settings.")
+def compile_file(file: Path, output: Path | None, *, policy: bool) -> None:
     """Check FILE, YAML that people write, and write the JSON that nodes read.
 
     Example: gha-apptainer config compile site.yaml -o /etc/gha-apptainer/node.json
@@ -113,7 +126,8 @@ def compile_file(file: Path, output: Path | None) -> None:
         text = file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError("cannot read %s: %s" % (file, error)) from error
-    document = json.dumps(compile_settings(text, str(file)), indent=2) + "\n"
+    compiled = compile_policy(text, str(file)) if policy else compile_settings(text, str(file))
+    document = json.dumps(compiled, indent=2) + "\n"
     if output is None:
         click.echo(document, nl=False)
         return

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from gha_apptainer.cli.config import schema
-from gha_apptainer.domain.docker_table import APPROXIMATE, CREATE, EXEC, REFUSED, RUN, VERBS, Option, options_of
+from gha_apptainer.domain.docker_table import APPROXIMATE, CREATE, EXEC, HONOURED, OPTIONS, REFUSED, RUN, VERBS, Option, options_of
 from gha_apptainer.domain.documents import plain
+from gha_apptainer.domain.hook_policy import HookPolicy
 from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.node.dockerfile.table import INSTRUCTIONS, Flag
 from gha_apptainer.node.host.checks.catalogue import CATALOGUE
@@ -54,6 +55,25 @@ def _meaning(row: Option) -> str:
     return "%s; approximately: %s" % (row.help, row.note) if row.treatment == APPROXIMATE else row.help
 
 
+def job_options() -> str:
+    """Every flag that `options:` of a job container or service may have; a part of docs/reference/hook-options.md."""
+    rows = sorted(options_of(OPTIONS), key=lambda row: row.long)
+    parts = []
+    for title, treatment, head in (
+        ("Honoured", HONOURED, "meaning"),
+        ("Approximated, with a warning", APPROXIMATE, "what happens instead"),
+        ("Refused", REFUSED, "reason"),
+    ):
+        found = [(_spelling(row), row.help if treatment == HONOURED else row.note) for row in rows if row.treatment == treatment]
+        parts += ["## %s\n" % title, _table(("option", head), found)]
+    return "\n".join(parts).rstrip("\n")
+
+
+def hook_policy() -> str:
+    """Every key of the hooks' policy, from the schema that checks it: a part of docs/reference/hook-policy.md."""
+    return _settings(plain(HookPolicy()), "hook-policy")
+
+
 def doctor_checks() -> str:
     """Every check of `gha-apptainer doctor`; a part of docs/reference/doctor.md."""
     return _table(("check", "what is done", "what needs it"), [("`%s`" % one.id, one.does, one.matters) for one in CATALOGUE])
@@ -61,9 +81,12 @@ def doctor_checks() -> str:
 
 def settings() -> str:
     """Every setting of a site, from the schema that checks it: the generated part of docs/reference/settings.md."""
-    defaults = plain(NodeSettings())
+    return _settings(plain(NodeSettings()), "node-settings")
+
+
+def _settings(defaults: Mapping[str, object], name_of_schema: str) -> str:
     rows = []
-    properties = schema()["properties"]
+    properties = schema(name_of_schema)["properties"]
     assert isinstance(properties, dict)
     for name, row in properties.items():
         value = defaults[name]

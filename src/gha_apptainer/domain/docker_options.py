@@ -10,7 +10,20 @@ from __future__ import annotations
 
 from gha_apptainer.domain.asked import Asked
 from gha_apptainer.domain.containers import Args
-from gha_apptainer.domain.docker_table import APPROXIMATE, CREATE, EXEC, MAKING, NO_WAY_OUT, REFUSED, RUN, VERBS, Draft, Option, options_of
+from gha_apptainer.domain.docker_table import (
+    APPROXIMATE,
+    CREATE,
+    EXEC,
+    MAKING,
+    NO_WAY_OUT,
+    OPTIONS,
+    REFUSED,
+    RUN,
+    VERBS,
+    Draft,
+    Option,
+    options_of,
+)
 from gha_apptainer.domain.docker_values import boolean
 from gha_apptainer.domain.errors import InputError, Refused
 from gha_apptainer.domain.images import Health
@@ -64,7 +77,7 @@ def parse_options(
     if wants_help:
         return ParsedOptions(Asked(), (), help=True)
     asked = dict(draft.asked)
-    if verb in (RUN, CREATE, EXEC):
+    if verb in (RUN, CREATE, EXEC, OPTIONS):
         asked.update(_environment(draft))
         asked["labels"] = tuple(dict(draft.file_labels + draft.labels).items())
         asked["mounts"] = tuple(draft.mounts) + ((draft.shm,) if draft.shm else ())
@@ -115,7 +128,7 @@ class _Names:
 
 
 def _walk(argv: Args, verb: str, draft: Draft) -> Tuple[Args, bool]:
-    if verb not in VERBS:
+    if verb not in VERBS and verb != OPTIONS:
         raise AssertionError("no docker-like verb: %s" % verb)
     names = _Names(verb)
     ends_at_word = verb in (RUN, CREATE, EXEC)
@@ -203,5 +216,9 @@ def _unknown(flag: str, verb: str, names: _Names) -> InputError:
 
     known = ["--" + name for name in names.long]
     near = difflib.get_close_matches(flag, known, 3, 0.6) if flag.startswith("--") else []
-    remedy = "did you mean %s?" % " or ".join(near) if near else "gha-apptainer %s --help lists the options" % verb
+    remedy = "gha-apptainer %s --help lists the options" % verb
+    if verb == OPTIONS:
+        remedy = "the options of `docker create` are known, each honoured, approximated or refused"
+    if near:
+        remedy = "did you mean %s?" % " or ".join(near)
     return InputError("unknown option %s" % flag, remedy=remedy)

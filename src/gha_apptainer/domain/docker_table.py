@@ -27,6 +27,8 @@ REMOVE, PS, LOGS, INSPECT, WAIT = "rm", "ps", "logs", "inspect", "wait"
 VERBS = (RUN, CREATE, START, EXEC, STOP, KILL, REMOVE, PS, LOGS, INSPECT, WAIT)
 """The docker-like verbs."""
 MAKING = (RUN, CREATE)
+OPTIONS = "options"
+"""The pseudo-verb under which the `options:` of workflows are read."""
 
 
 class Draft:
@@ -538,5 +540,10 @@ TABLE: Tuple[Option, ...] = _HONOURED + _OWN + _REFUSED
 
 
 def options_of(verb: str) -> Tuple[Option, ...]:
-    """The rows of one verb."""
+    """The rows of one verb. `options` is what a workflow's `options:` may say: create's rows, but for those that a job reads otherwise."""
+    if verb == OPTIONS:
+        from gha_apptainer.domain.docker_jobs import ROWS  # no verb of the command line waits for these
+
+        own = {row.long for row in ROWS}
+        return ROWS + tuple(row for row in TABLE if CREATE in row.verbs and row.long not in own)
     return tuple(row for row in TABLE if verb in row.verbs)

@@ -110,6 +110,11 @@ class Report:
             for text in masks(secret):
                 self._put(command("add-mask", text))
 
+    def debug(self, text: str) -> None:
+        """A line that the runner shows only where it was asked for debugging; elsewhere nobody asked."""
+        if self._github:
+            self._put(command("debug", text))
+
     def failed(self, error: GhaError) -> None:
         """An error as a person reads it."""
         self.error(error.title, error.lines())

@@ -8,9 +8,10 @@ import jsonschema
 import pytest
 
 from gha_apptainer import cli
-from gha_apptainer.cli.config import compile_settings, schema, settings_in_force
+from gha_apptainer.cli.config import compile_policy, compile_settings, schema, settings_in_force
 from gha_apptainer.domain.documents import from_plain
 from gha_apptainer.domain.errors import InputError
+from gha_apptainer.domain.hook_policy import HookPolicy
 from gha_apptainer.domain.settings import NodeSettings
 
 
@@ -98,3 +99,35 @@ def test_show_tells_where_a_value_comes_from(tmp_path: Path, monkeypatch: pytest
     assert json.loads(capfd.readouterr().out) == {"version": 1, "settings": found}
     assert cli.main(["config", "show"]) == 0
     assert 'store                 "/images"  (%s)' % made in capfd.readouterr().out
+
+
+def test_a_policy_is_compiled_and_checked_as_settings_are() -> None:
+    text = "host_paths: [/cvmfs:ro, /data]\nprivileged: ignore\nnodes:\n  glibc-2.17: /opt/node\n"
+    document = compile_policy(text, "policy.yaml")
+    assert document == {"version": 1, "host_paths": ["/cvmfs:ro", "/data"], "privileged": "ignore", "nodes": {"glibc-2.17": "/opt/node"}}
+    assert from_plain(HookPolicy, document).nodes == {"glibc-2.17": "/opt/node"}
+    assert set(schema("hook-policy")["properties"]) == {item.name for item in fields(HookPolicy)}  # type: ignore[call-overload]  # an object
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("host_pathss: [/x]", "host_paths"),
+        ("networks: [bridge]", "networks"),
+        ("host_paths: [x]", "absolute path"),
+        ("privileged: true", "privileged"),
+        ("nodes: {glibc: /x}", "C library"),
+        ("images: docker.io/*", "images"),
+    ],
+)
+def test_policies_that_are_wrong_are_told_by_the_key(text: str, words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        compile_policy(text, "policy.yaml")
+    assert words in " ".join(caught.value.lines())
+    assert "policy.yaml" in caught.value.what
+
+
+def test_the_command_compiles_a_policy(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text("home: image\n")
+    assert cli.main(["config", "compile", "--policy", str(tmp_path / "p.yaml"), "-o", str(tmp_path / "p.json")]) == 0
+    assert json.loads((tmp_path / "p.json").read_text()) == {"version": 1, "home": "image"}

@@ -342,10 +342,15 @@ class ApptainerEngine:
 
     def _await_monitor(self, identity: str, limit: float = 30.0) -> None:
         deadline = time.monotonic() + limit
+        running = self._records.running(identity)
         while True:
             monitor = self._records.monitor(identity)
             if not process.alive(*monitor):
                 return
+            if running is None:  # it was still starting when its end was asked for
+                running = self._records.running(identity)
+                if running is not None:
+                    signal_process(running.init, running.init_started, signal.SIGKILL)
             if time.monotonic() > deadline:
                 signal_process(*monitor, signal.SIGKILL)  # the container's init dies with it, and so do its mounts
                 return

@@ -46,8 +46,10 @@ VERBS: Dict[str, Tuple[str, str, str]] = {
     "image": (_HERE + "image", "main", "resolve, pull, push, list and remove images"),
     "doctor": (_HERE + "doctor", "main", "check what this machine can do, with remedies"),
     "provision": (_HERE + "provision", "main", "install Apptainer for this user, or say how"),
+    "hooks": (_HERE + "hooks", "main", "install and check the runner's container hooks"),
     "version": (_HERE + "version", "main", "print versions"),
     "action": ("gha_apptainer.node.actions.main", "main", ""),
+    "hook": ("gha_apptainer.node.hooks.door", "main", ""),
 }
 
 
