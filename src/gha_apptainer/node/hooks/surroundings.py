@@ -14,6 +14,7 @@ from gha_apptainer.domain.image_refs import ImageRef
 from gha_apptainer.domain.images import Image
 from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.node import files
+from gha_apptainer.node.engine.machine import Machine
 from gha_apptainer.node.hooks import flat
 from gha_apptainer.node.hooks.jobs import Jobs
 from gha_apptainer.node.report import Progress, Report
@@ -39,7 +40,7 @@ def read_policy(path: str) -> HookPolicy:
         raise type(error)("%s: %s" % (path, error.what), cause=error.cause, remedy=error.remedy) from error
 
 
-class Surroundings:
+class Surroundings(Machine):
     """One call's surroundings. Tests give an engine, facts and settings of their own."""
 
     def __init__(
@@ -53,11 +54,11 @@ class Surroundings:
         host: Optional[HostFacts] = None,
         settings: Optional[NodeSettings] = None,
     ) -> None:
-        self.environ, self.report, self.owner = environ, report, owner
+        super().__init__(environ, engine=engine, host=host, settings=settings, tell=report.line)
+        self.report, self.owner = report, owner
         self.scope = flat.scope_of(dict(environ))
         self._policy_path = policy
         self._policy: Optional[HookPolicy] = None
-        self._engine, self._host, self._settings = engine, host, settings
         self._jobs: Optional[Jobs] = None
 
     @property
@@ -66,33 +67,6 @@ class Surroundings:
         if self._policy is None:
             self._policy = read_policy(self._policy_path)
         return self._policy
-
-    @property
-    def settings(self) -> NodeSettings:
-        """The site's settings."""
-        if self._settings is None:
-            from gha_apptainer.node import host
-
-            self._settings = host.load_settings(self.environ)
-        return self._settings
-
-    @property
-    def host(self) -> HostFacts:
-        """What this machine can do."""
-        if self._host is None:
-            from gha_apptainer.node import host
-
-            self._host = host.probe(self.settings, self.environ)
-        return self._host
-
-    @property
-    def engine(self) -> Engine:
-        """The engine of this machine."""
-        if self._engine is None:
-            from gha_apptainer.node.engine.containers import open_engine
-
-            self._engine = open_engine(self.host, self.settings, self.report.line)
-        return self._engine
 
     @property
     def jobs(self) -> Jobs:

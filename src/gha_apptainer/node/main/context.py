@@ -8,19 +8,17 @@ from gha_apptainer.domain.asked import Asked
 from gha_apptainer.domain.containers import Args, ContainerSpec, ExitStatus, Owner, Stdio
 from gha_apptainer.domain.docker_options import ParsedOptions, parse_options
 from gha_apptainer.domain.errors import DOCKER_FAILURE, GhaError, InputError
-from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.images import Image
-from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.node import files, process
+from gha_apptainer.node.engine.machine import Machine
 from gha_apptainer.node.main import complain, notes, tell
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # loading the engine costs more than parsing, and parsing may fail
-    from typing import Callable, List, Mapping, Optional, Sequence, Tuple
+    from typing import Callable, List, Optional, Sequence, Tuple
 
     from gha_apptainer.domain.image_plans import Login
     from gha_apptainer.domain.image_refs import ImageRef
-    from gha_apptainer.node.engine.protocol import Engine
 
 AUTHFILE = "GHA_APPTAINER_AUTHFILE"
 """What `images.credentials.AUTHFILE_VARIABLE` says; asked here first, because that module is slow to load."""
@@ -28,48 +26,8 @@ SCOPE = "cli"
 """The owner's scope of containers that these verbs make."""
 
 
-class Context:
-    """One verb's surroundings. Tests give an engine, facts and settings of their own."""
-
-    def __init__(
-        self,
-        environ: Mapping[str, str],
-        *,
-        engine: Optional[Engine] = None,
-        host: Optional[HostFacts] = None,
-        settings: Optional[NodeSettings] = None,
-    ) -> None:
-        self.environ = environ
-        self._engine = engine
-        self._host = host
-        self._settings = settings
-
-    @property
-    def settings(self) -> NodeSettings:
-        """The site's settings."""
-        if self._settings is None:
-            from gha_apptainer.node import host
-
-            self._settings = host.load_settings(self.environ)
-        return self._settings
-
-    @property
-    def host(self) -> HostFacts:
-        """What this machine can do."""
-        if self._host is None:
-            from gha_apptainer.node import host
-
-            self._host = host.probe(self.settings, self.environ)
-        return self._host
-
-    @property
-    def engine(self) -> Engine:
-        """The engine of this machine."""
-        if self._engine is None:
-            from gha_apptainer.node.engine.containers import open_engine
-
-            self._engine = open_engine(self.host, self.settings)
-        return self._engine
+class Context(Machine):
+    """One verb's surroundings."""
 
     def parse(self, argv: Args, verb: str) -> Optional[ParsedOptions]:
         """The verb's arguments; None when help was asked for and has been printed. Approximations are said on stderr."""
