@@ -15,7 +15,7 @@ import select
 import signal
 import socket
 import time
-from typing import Callable, Dict, List, NoReturn, Optional, Tuple
+from typing import TYPE_CHECKING, Callable, Dict, List, NoReturn, Optional, Tuple
 
 from gha_apptainer.domain.containers import TMPFS, ContainerSpec, ExitStatus, Stdio
 from gha_apptainer.domain.documents import plain, to_json
@@ -24,10 +24,13 @@ from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node import apptainer, files, process
-from gha_apptainer.node.engine import cgroups, flat, join, keeping, kernel, layers, namespaces, setup, starting, terminal
+from gha_apptainer.node.engine import cgroups, flat, join, kernel, layers, namespaces, setup, starting, terminal
 from gha_apptainer.node.engine.logs import LogWriter
 from gha_apptainer.node.engine.records import Records, Running
 from gha_apptainer.node.images import uses
+
+if TYPE_CHECKING:
+    from gha_apptainer.node.engine.keeping import Marks
 
 LOST_ROOT = "root file system lost"
 OWNER_GONE = "its owner is gone"
@@ -57,7 +60,7 @@ class Monitor:
         self._channel, self._stdio = channel, stdio
         self._held: Optional[setup.Held] = None
         self._root: Optional[layers.Root] = None
-        self._marks: Optional[keeping.Marks] = None
+        self._marks: Optional[Marks] = None
         self._log: Optional[LogWriter] = None
         self._pipes: Dict[int, Tuple[str, int]] = {}
         self._main = 0
@@ -75,6 +78,8 @@ class Monitor:
             status = self._live()
             self._clean()
             if self._marks is not None and not status.exit_code and not status.reason:
+                from gha_apptainer.node.engine import keeping
+
                 keeping.keep(self._job.root, self._job.layer, self._marks, self._job.spec.keep)
             self._finish(status)
             self._send({"end": plain(status)})
@@ -112,6 +117,8 @@ class Monitor:
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)  # its id maps are written; from here on nothing inside may look into us
         self._root = layers.mount_root(job.root, self._host, job.layer, single=single, tell=lambda text: self._send({"note": text}))
         if job.spec.keep:
+            from gha_apptainer.node.engine import keeping  # only a build needs it
+
             self._marks = keeping.marks(job.start, self._root.merged)
         binds = setup.fill_root(job.start, self._root, one_id=single)
         config = self._config()
