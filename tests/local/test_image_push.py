@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ def test_a_push_that_is_killed_goes_on_where_it_was(built: Builder, local_regist
     target = "docker://%s/team/made:1" % local_registry.address
     reached, go = threading.Event(), threading.Event()
 
-    def hold(method: str, path: str, _body: bytes) -> Answer | None:
+    def hold(method: str, path: str, _headers: Mapping[str, str]) -> Answer | None:
         if method == "PUT" and "/manifests/" in path:
             reached.set()
             go.wait(60)
@@ -131,9 +132,9 @@ def test_a_push_that_is_killed_goes_on_where_it_was(built: Builder, local_regist
     assert reached.wait(60)
     child.kill()
     child.communicate()
-    local_registry.answer_write = lambda _method, _path, _body: (500, {}, b"")
+    local_registry.answer_write = lambda _method, _path, _headers: (500, {}, b"")
     go.set()
-    local_registry.answer_write = lambda _method, _path, _body: None
+    local_registry.answer_write = lambda _method, _path, _headers: None
     pushed = push(built, "made", target)
     assert pushed["sent"] == 0, "both blobs were there"
     assert built.run("/etc/hosts", tag=target)
@@ -144,7 +145,7 @@ def test_what_may_pass_is_tried_three_times(built: Builder, local_registry: Regi
     plain_http(built, local_registry)
     failures = iter([503, 502])
 
-    def fail(method: str, path: str, _body: bytes) -> Answer | None:
+    def fail(method: str, path: str, _headers: Mapping[str, str]) -> Answer | None:
         if method == "PUT" and "/uploads/" in path:
             status = next(failures, 0)
             return (status, {}, b"") if status else None
@@ -154,7 +155,7 @@ def test_what_may_pass_is_tried_three_times(built: Builder, local_registry: Regi
     pushed = push(built, "made", "docker://%s/team/made:1" % local_registry.address)
     assert "trying again" in pushed["talk"]
     assert sum(one.startswith("PUT") and "/uploads/" in one for one in local_registry.writes) == 4
-    local_registry.answer_write = lambda method, _path, _body: (500, {}, b"{}") if method == "PUT" else None
+    local_registry.answer_write = lambda method, _path, _headers: (500, {}, b"{}") if method == "PUT" else None
     done = built.call("image", "push", "made", "docker://%s/team/made:2" % local_registry.address)
     assert done.returncode == 76
     assert "it answers 500" in done.stderr
@@ -181,6 +182,47 @@ def test_logins(built: Builder, make_registry: Any) -> None:
     assert done.returncode == 76
     assert "wrong-word" not in done.stderr
     assert push(built, "--authfile", logins(PASSWORD), "made", target)["sent"] > 0
+
+
+def test_tokens_for_pushing(built: Builder, local_registry: Registry) -> None:
+    """A registry with a token service: the scope that it asks for is asked for, and a token that runs out is renewed."""
+    plain_http(built, local_registry)
+    asked: list[str] = []
+    good = iter(["first", "second", "second", "second", "second", "second"])
+    current = [next(good)]
+    login = "Basic " + base64.b64encode(("%s:%s" % (USER, PASSWORD)).encode()).decode()
+
+    def challenge(scope: str) -> Answer:
+        words = 'Bearer realm="http://%s/token",service="s",scope="repository:team/made:%s"' % (local_registry.address, scope)
+        return 401, {"www-authenticate": words}, b"{}"
+
+    def read(path: str, headers: Mapping[str, str]) -> Answer | None:
+        if not path.startswith("/token"):
+            return None
+        asked.append(path)
+        if headers.get("authorization") != login:
+            return 401, {}, b"{}"
+        return 200, {}, json.dumps({"token": current[0]}).encode()
+
+    def write(method: str, path: str, headers: Mapping[str, str]) -> Answer | None:
+        if headers.get("authorization") != "Bearer " + current[0]:
+            return challenge("pull,push")
+        if method == "PUT" and "/uploads/" in path and current[0] == "first":
+            current[0] = next(good)  # it has just run out
+            return challenge("pull,push")
+        return None
+
+    local_registry.answer, local_registry.answer_write = read, write
+    path = built.driver.folder / "auth.json"
+    path.write_text(json.dumps({"auths": {local_registry.address: {"auth": login.partition(" ")[2]}}}))
+    path.chmod(0o644)
+    target = "docker://%s/team/made:1" % local_registry.address
+    assert push(built, "--authfile", str(path), "made", target)["sent"] > 0
+    assert asked
+    assert all("scope=repository%3Ateam%2Fmade%3Apull%2Cpush" in one for one in asked)
+    done = built.call("image", "push", "-q", "made", target.replace(":1", ":2"))
+    assert done.returncode == 76
+    assert "access refused (401" in done.stderr
 
 
 class Published:

@@ -126,8 +126,8 @@ class Registry:
         self.answer: Callable[[str, Mapping[str, str]], Answer | None] = lambda _path, _headers: None
         """Set it to answer a GET instead of the registry: status, headers, body; None passes it on."""
         self.writes: list[str] = []
-        self.answer_write: Callable[[str, str, bytes], Answer | None] = lambda _method, _path, _body: None
-        """Set it to answer a POST or PUT instead of the registry; it may wait."""
+        self.answer_write: Callable[[str, str, Mapping[str, str]], Answer | None] = lambda _method, _path, _headers: None
+        """Set it to answer a POST or PUT instead of the registry: method, path, headers; it may wait."""
         self.spoil: Callable[[str, bytes], bytes] = lambda _path, body: body
         """Set it to alter a body on its way."""
         self._child: subprocess.Popen[bytes] | None = None
@@ -282,7 +282,7 @@ def _handler(registry: Registry) -> type[http.server.BaseHTTPRequestHandler]:
             headers = {name.lower(): value for name, value in self.headers.items()}
             registry.writes.append("%s %s" % (method, self.path))
             body = self.rfile.read(int(headers.get("content-length", "0")))
-            own = registry.answer_write(method, self.path, body)
+            own = registry.answer_write(method, self.path, headers)
             if own is None:
                 passed = {name: headers[name] for name in ("content-type", "authorization", "host") if name in headers}
                 passed.setdefault("authorization", "")

@@ -13,6 +13,7 @@ from gha_apptainer.node.dockerfile.trees import flatten
 from gha_apptainer.node.images.build_layers import LayerCache, StoredLayer, content_digest
 from gha_apptainer.node.images.build_remains import spare_parts
 from gha_apptainer.node.images.store import RECOUNT_AFTER, Store
+from gha_apptainer.node.images.uses import Use
 
 KEY, OTHER = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 
@@ -120,6 +121,20 @@ def test_holds_and_removal(store: Store, cache: LayerCache) -> None:
     assert cache.find(KEY) is None
     assert cache.forget() == 1
     assert os.listdir(store.path("layers")) == []
+
+
+def test_a_cache_that_a_build_holds_stays(store: Store) -> None:
+    name = "3" * 64
+    os.makedirs(store.path("caches", name, "tree"))
+    assert list(spare_parts(store, "this-boot")) == [], "one that is being made is not touched"
+    Path(store.path("caches", name, "used")).touch()
+    with Use(store.path("uses", name, "host.boot.build-1")) as held:
+        held.renew()
+        assert [one.held for one in spare_parts(store, "this-boot")] == [True]
+    (found,) = spare_parts(store, "this-boot")
+    assert not found.held
+    found.remove()
+    assert os.listdir(store.path("caches")) == []
 
 
 def tree(place: Path) -> Path:

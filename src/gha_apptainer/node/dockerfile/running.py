@@ -92,6 +92,8 @@ class Runner:
                 elif wish.required:
                     raise InputError("the secret %s is not given" % wish.id, remedy="--secret id=%s,src=FILE" % wish.id)
             else:
+                if wish.kind == "cache":
+                    self._around.holding_cache(self._cache_name(wish))
                 found.append(Prepared(wish))
         return tuple(found), key_of(*digests)
 
@@ -206,10 +208,13 @@ class Runner:
         if not self._around.single:
             os.chown(path, *wish.owner)
 
+    def _cache_name(self, wish: RunMount) -> str:
+        return hashlib.sha256(files.encode("%s\0%s\0%d:%d" % (wish.id, self._around.kind, *wish.owner))).hexdigest()
+
     def _cache(self, wish: RunMount, place_: str, leases: List[Lease]) -> str:
         """The directory of a cache mount, kept in the store; a private one that somebody has is made anew, a locked one is waited for."""
         around = self._around
-        name = hashlib.sha256(files.encode("%s\0%s\0%d:%d" % (wish.id, around.kind, *wish.owner))).hexdigest()
+        name = self._cache_name(wish)
         kept = around.store.path("caches", name, "tree")
         if wish.sharing != "shared":
             lease: Optional[Lease] = try_acquire(around.store.lease("cache-" + name), myself())

@@ -54,6 +54,12 @@ class Surroundings:
         """Release a hold when the build is over."""
         self._held.append(use)
 
+    def holding_cache(self, name: str) -> None:
+        """Hold a cache directory until the build is over."""
+        held = Use(self.store.path("uses", name, self.name))
+        held.renew()
+        self.holding(held)
+
     def leaning(self, layer: StoredLayer) -> None:
         """Hold a layer until the build is over."""
         self._held.append(self.cache.hold(layer, self.name))

@@ -11,6 +11,7 @@ from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node.files import tree_size
 from gha_apptainer.node.images.build_layers import LayerCache
 from gha_apptainer.node.images.store import Store
+from gha_apptainer.node.images.uses import holders
 
 
 @dataclass(frozen=True)
@@ -46,5 +47,5 @@ def spare_parts(store: Store, boot: str) -> Iterator[Candidate]:
             used = os.stat(os.path.join(path, "used")).st_mtime
         except OSError:
             continue  # it is being made
-        leased = os.path.exists(store.lease("cache-" + name))
-        yield Candidate("a cache of builds", tree_size(path)[0], used, leased, "", partial(store.discard, path))
+        held = bool(holders(store, "sha256:" + name))
+        yield Candidate("a cache of builds", tree_size(path)[0], used, held, "", partial(store.discard, path))

@@ -41,7 +41,9 @@ class RegistryWriter(RegistryClient):
                 if answer.status == 201:
                     return True
                 failure = self._refused(answer)
-                if answer.status not in http.PASSING and answer.status != 404:  # 404: the upload was forgotten meanwhile
+                if answer.status == 401 and "www-authenticate" in answer.headers:  # a token that has run out
+                    self._authorize(answer)
+                elif answer.status not in http.PASSING and answer.status != 404:  # 404: the upload was forgotten meanwhile
                     raise failure
             except http.Unreachable as error:
                 failure = self._unreached(error)
