@@ -186,6 +186,7 @@ def trees(rng: np.random.Generator, features: int) -> ops.Trees:
         np.array(leaves, np.float64).reshape(-1, wide),
         rng.normal(size=outputs),
         float(rng.choice([1.0, count])),
+        bool(rng.random() < 0.5),
     )
 
 

@@ -74,6 +74,7 @@ def test_trees_that_lead_nowhere_are_refused(change: str) -> None:
         np.array(tables["leaves"]),
         np.zeros(1),
         1.0,
+        True,
     )
     with pytest.raises(InputError, match=r"trees have|trees name"):
         Graph("f", numbered("x", 2), 0, (Node("t", op, (INPUT,)),), "t", ("y",))

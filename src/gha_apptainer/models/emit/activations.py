@@ -53,8 +53,8 @@ _FIXED = {
     "exponential": "v_exp(x)",
     "mish": "v_mish(x)",
     "tanh_shrink": "x - v_tanh(x)",
-    "hard_shrink": "v_sel(v_abs(x) <= {0}, v_of(0.0f), x)",
-    "soft_shrink": "v_sel(x > {0}, x - {0}, v_sel(x < -{0}, x + {0}, v_sel(x != x, x, v_of(0.0f))))",
+    "hard_shrink": "v_sel(v_abs(x) > {0}, x, v_of(0.0f))",
+    "soft_shrink": "v_sel(x > {0}, x - {0}, v_sel(x < -{0}, x + {0}, v_of(0.0f)))",
     "sparse_plus": "v_sel(x <= v_of(-1.0f), v_of(0.0f), v_sel(x < v_of(1.0f), v_of(0.25f) * (x + v_of(1.0f)) * (x + v_of(1.0f)), x))",
     "threshold": "v_sel(x <= {0}, {1}, x)",
 }

@@ -1,13 +1,15 @@
 """A graph as two C functions: one row, and a block of rows.
 
 In the row function a value is an array of floats, filled up with zeros to whole panels; in the block function it is NV vectors of rows for
-each column. Values live in slots on the stack that are used again when nobody needs the value any more.
+each column. Values that the graph keeps as doubles are arrays of doubles of the same order. Values live in slots on the stack that are
+used again when nobody needs the value any more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -16,31 +18,65 @@ from gha_apptainer.models.emit.kernels import BLOCK, Kernels, is_narrow
 from gha_apptainer.models.emit.tables import PANEL, Tables, literal, padded, panels, round_up
 from gha_apptainer.models.ir import ops
 from gha_apptainer.models.ir.graphs import INPUT, NOISE, Graph, Node
+from gha_apptainer.models.ir.interpret import rounds
 
 
 @dataclass(frozen=True)
 class _Step:
     """Nodes that are computed together: one, or a product and what follows it."""
 
-    nodes: tuple[Node, ...]
+    nodes: tuple[Any, ...]
 
     @property
     def result(self) -> str:
-        return self.nodes[-1].name
+        return str(self.nodes[-1].name)
 
     def inputs(self) -> list[str]:
         made = {one.name for one in self.nodes}
         return [name for one in self.nodes for name in one.inputs if name not in made]
 
 
-def _steps(graph: Graph) -> list[_Step]:
-    users: dict[str, list[Node]] = {}
+@dataclass(frozen=True)
+class _Round:
+    """A float64 value as float32."""
+
+    op: ClassVar[str] = "round"
+
+
+def _lowered(graph: Graph) -> tuple[list[Any], str]:
+    """The nodes with a rounding wherever an operation of float32 takes a float64 value; and the name of the result as float32."""
+    found: list[Any] = []
+    made: set[str] = set()
+
+    def single(name: str) -> str:
+        if name not in graph.doubles:
+            return name
+        if name not in made:
+            made.add(name)
+            found.append(_Rounding(name + "/float", _Round(), (name,)))
+        return name + "/float"
+
     for node in graph.nodes:
+        inputs = tuple(single(one) for one in node.inputs) if rounds(node.op) else node.inputs
+        found.append(Node(node.name, node.op, inputs))
+    return found, single(graph.result)
+
+
+@dataclass(frozen=True)
+class _Rounding:
+    name: str
+    op: _Round
+    inputs: tuple[str, ...]
+
+
+def _steps(nodes: Sequence[Any], result: str) -> list[_Step]:
+    users: dict[str, list[Node]] = {}
+    for node in nodes:
         for name in node.inputs:
             users.setdefault(name, []).append(node)
     found: dict[str, _Step] = {}
     taken: dict[str, str] = {}  # node: the product that it follows
-    for node in graph.nodes:
+    for node in nodes:
         if node.name in taken:
             continue
         chain = [node]
@@ -48,7 +84,7 @@ def _steps(graph: Graph) -> list[_Step]:
         while isinstance(node.op, ops.Affine):
             last = chain[-1]
             after = users.get(last.name, [])
-            if len(after) != 1 or last.name == graph.result:
+            if len(after) != 1 or last.name == result:
                 break
             follow = after[0]
             if isinstance(follow.op, ops.Combine) and follow.op.kind == "add" and not added and follow.inputs[0] != follow.inputs[1]:
@@ -58,7 +94,7 @@ def _steps(graph: Graph) -> list[_Step]:
             chain.append(follow)
             taken[follow.name] = node.name
         found[chain[-1].name] = _Step(tuple(chain))
-    return [found[node.name] for node in graph.nodes if node.name in found]
+    return [found[node.name] for node in nodes if node.name in found]
 
 
 class Emitter:
@@ -67,19 +103,20 @@ class Emitter:
     def __init__(self, prefix: str) -> None:
         self.tables = Tables(prefix)
         self.kernels = Kernels()
-        self._trees: dict[int, str] = {}
+        self._trees: dict[tuple[int, bool], str] = {}
         self.tree_text: list[str] = []
 
     def function(self, graph: Graph, *, batch: bool) -> str:
         """`F(row_NAME)(out, in, noise)` or `F(block_NAME)(out, in, noise, n)`."""
         return _Writer(self, graph, batch).text()
 
-    def trees(self, op: ops.Trees) -> str:
+    def trees(self, op: ops.Trees, *, double: bool) -> str:
         """The function of an ensemble, written once."""
-        if id(op) not in self._trees:
-            self._trees[id(op)] = name = "trees_%d" % len(self._trees)
-            self.tree_text.append(trees.function(op, name, self.tables))
-        return self._trees[id(op)]
+        key = (id(op), double)
+        if key not in self._trees:
+            self._trees[key] = name = "trees_%d" % len(self._trees)
+            self.tree_text.append(trees.function(op, name, self.tables, double=double))
+        return self._trees[key]
 
 
 def has_products(graph: Graph) -> bool:
@@ -101,12 +138,14 @@ class _Writer:
         self._free: list[int] = []
         self._place: dict[str, int] = {}
         self._lines: list[str] = []
+        self._nodes, self._result = _lowered(graph)
+        self._widths = {**graph.widths, **{name + "/float": width for name, width in graph.widths.items()}}
 
     def text(self) -> str:
         graph = self._graph
-        steps = _steps(graph)
+        steps = _steps(self._nodes, self._result)
         last = {name: at for at, step in enumerate(steps) for name in step.inputs()}
-        last[graph.result] = len(steps)
+        last[self._result] = len(steps)
         for name, source in ((INPUT, "in"), (NOISE, "noise")):
             if name in last:
                 self._take(name)
@@ -132,7 +171,7 @@ class _Writer:
         return "%d * EB" % size if self._batch else str(size)
 
     def _take(self, name: str) -> None:
-        size = self._size(self._graph.widths[name])
+        size = self._size(self._width(name)) * (2 if self._is_double(name) else 1)
         fitting = [one for one in self._free if self._slots[one] >= size]
         if fitting:
             slot = min(fitting, key=lambda one: self._slots[one])
@@ -150,14 +189,21 @@ class _Writer:
         return "b%d" % self._place[name]
 
     def _width(self, name: str) -> int:
-        return self._graph.widths[name]
+        return self._widths[name]
+
+    def _is_double(self, name: str) -> bool:
+        return name in self._graph.doubles
+
+    def _array(self, name: str) -> str:
+        """The value as an array of its type."""
+        return "((double *)%s)" % self._at(name) if self._is_double(name) else self._at(name)
 
     def _say(self, line: str) -> None:
         self._lines.append(line)
 
     def _zero_rest(self, name: str) -> None:
         width = self._width(name)
-        if not self._batch and width % PANEL:
+        if not self._batch and width % PANEL and not self._is_double(name):
             self._say("for (int k = %d; k < %d; k++) %s[k] = 0.0f;" % (width, _up(width, PANEL), self._at(name)))
 
     # rows in and out
@@ -174,7 +220,7 @@ class _Writer:
             self._zero_rest(name)
 
     def _store(self) -> None:
-        name = self._graph.result
+        name = self._result
         width, place = self._width(name), self._at(name)
         vectors = "%d * NV" % width if self._batch else "%d / VL" % _up(width, PANEL)
         self._say("for (int i = 0; i < %s; i++) ((vf *)%s)[i] = v_canonical(((vf *)%s)[i]);" % (vectors, place, place))
@@ -190,8 +236,8 @@ class _Writer:
         if isinstance(node.op, ops.Affine):
             self._affine(step, node.op)
         else:
-            taken = [self._at(one) for one in node.inputs]
-            getattr(self, "_" + node.op.op)(node.op, node, self._at(node.name), taken)
+            taken = [self._array(one) for one in node.inputs]
+            getattr(self, "_" + node.op.op)(node.op, node, self._array(node.name), taken)
 
     def _affine(self, step: _Step, op: ops.Affine) -> None:
         inputs, outputs = op.weight.shape
@@ -258,23 +304,22 @@ class _Writer:
         else:
             self._vectors(node.name, out, "%s %s %s" % (a, {"add": "+", "subtract": "-", "multiply": "*"}[op.kind], b))
 
+    def _round(self, _: _Round, node: Node, out: str, taken: Sequence[str]) -> None:
+        self._elements(node.name, out, "(float)%s[i]" % taken[0])
+
     def _concat(self, _: ops.Concat, node: Node, out: str, taken: Sequence[str]) -> None:
         at = 0
         for name, place in zip(node.inputs, taken, strict=True):
             width = self._width(name)
-            if self._batch:
-                self._say("for (int i = 0; i < %d * NV; i++) ((vf *)%s)[%d * NV + i] = ((const vf *)%s)[i];" % (width, out, at, place))
-            else:
-                self._say("for (int k = 0; k < %d; k++) %s[%d + k] = %s[k];" % (width, out, at, place))
+            unit = " * EB" if self._batch else ""
+            self._say("for (int k = 0; k < %d%s; k++) %s[%d%s + k] = %s[k];" % (width, unit, out, at, unit, place))
             at += width
         self._zero_rest(node.name)
 
     def _gather(self, op: ops.Gather, node: Node, out: str, taken: Sequence[str]) -> None:
         table = self._tables.add(np.array(op.columns, np.uint16))
-        if self._batch:
-            self._vectors(node.name, out, "((const vf *)%s)[%s[i / NV] * NV + i %% NV]" % (taken[0], table))
-        else:
-            self._elements(node.name, out, "%s[%s[i]]" % (taken[0], table))
+        place = "%s[k] * EB + i %% EB" % table if self._batch else "%s[k]" % table
+        self._elements(node.name, out, "%s[%s]" % (taken[0], place))
 
     def _constant(self, op: ops.Constant, node: Node, out: str, _: Sequence[str]) -> None:
         table = self._tables.add(padded(op.values))
@@ -314,28 +359,27 @@ class _Writer:
         self._elements(node.name, out, "%s(%s[i], %s[k])" % (name, taken[0], table))
 
     def _map(self, op: ops.Map, node: Node, out: str, taken: Sequence[str]) -> None:
-        self._elements(
-            node.name, out, "(float)(%s)" % _MAPS[op.kind].format(x="(double)%s[i]" % taken[0], p=literal(np.float64(op.parameter)))
-        )
+        self._elements(node.name, out, _MAPS[op.kind].format(x="(double)%s[i]" % taken[0], p=literal(np.float64(op.parameter))))
 
     def _select(self, op: ops.Select, node: Node, out: str, taken: Sequence[str]) -> None:
         sign = {"less": "<", "less_equal": "<=", "greater": ">", "greater_equal": ">=", "equal": "=="}[op.comparison]
         seen = "%s[i %% EB]" % taken[0] if self._batch else "%s[0]" % taken[0]
-        self._elements(node.name, out, "%s %s %s ? %s[i] : %s[i]" % (seen, sign, literal(np.float32(op.limit)), taken[1], taken[2]))
+        self._elements(node.name, out, "%s %s %s ? %s[i] : %s[i]" % (seen, sign, literal(np.float64(op.limit)), taken[1], taken[2]))
 
     def _quantile(self, op: ops.Quantile, node: Node, out: str, taken: Sequence[str]) -> None:
         columns = np.ascontiguousarray(op.quantiles.T)
         table, level, levels = self._tables.add(columns), self._tables.add(op.references), len(op.references)
         given = (table, level, levels, int(op.normal))
+        kind = "double" if self._is_double(node.inputs[0]) else "float"
         if op.inverse:
-            call = "F(quantile_inverse)(%%s, %%s, %%s, %s, %s, %d, %d);" % given
+            call = "F(quantile_inverse_%s)(%%s, %%s, %%s, %s, %s, %d, %d);" % (kind, *given)
         else:
             same = np.diff(columns, axis=1) == 0
             begins = np.arange(levels) * np.ones((len(columns), 1), np.int64)
             begins[:, 1:][same] = 0
             tied = self._tables.add(np.maximum.accumulate(begins, axis=1).astype(np.uint16)) if same.any() else "0"
-            key = self._tables.add(round_up(columns))
-            call = "F(quantile)(%%s, %%s, %%s, %s, %s, %s, %s, %d, %d);" % (key, table, level, tied, levels, int(op.normal))
+            key = table if kind == "double" else self._tables.add(round_up(columns))
+            call = "F(quantile_%s)(%%s, %%s, %%s, %s, %s, %s, %s, %d, %d);" % (kind, key, table, level, tied, levels, int(op.normal))
         if self._batch:
             places = ("%s + k * EB" % out, "%s + k * EB" % taken[0], "EB, k, 0")
             self._say("for (int k = 0; k < %d; k++) %s" % (len(columns), call % places))
@@ -344,13 +388,14 @@ class _Writer:
             self._zero_rest(node.name)
 
     def _trees(self, op: ops.Trees, node: Node, out: str, taken: Sequence[str]) -> None:
-        name = self._emitter.trees(op)
+        double = self._is_double(node.inputs[0])
+        name = self._emitter.trees(op, double=double)
         if not self._batch:
             self._say("F(%s)(%s, %s);" % (name, out, taken[0]))
-            self._zero_rest(node.name)
             return
         width = self._width(node.name)
-        self._say("for (int e = 0; e < EB; e++) { float x[%d], y[%d];" % (op.features, width))
+        kind = "double" if double else "float"
+        self._say("for (int e = 0; e < EB; e++) { %s x[%d]; double y[%d];" % (kind, op.features, width))
         self._say("  for (int k = 0; k < %d; k++) x[k] = %s[k * EB + e];" % (op.features, taken[0]))
         self._say("  F(%s)(y, x);" % name)
         self._say("  for (int k = 0; k < %d; k++) %s[k * EB + e] = y[k]; }" % (width, out))

@@ -41,14 +41,14 @@ class _Flat:
     depth: int
 
 
-def function(op: Trees, name: str, tables: Tables) -> str:
-    """The C function `name(y, x)` of one ensemble."""
+def function(op: Trees, name: str, tables: Tables, *, double: bool) -> str:
+    """The C function `name(y, x)` of one ensemble over numbers that are double, or float."""
     deep = depths(op)
     depth, size = int(deep.max()), 1 << min(int(deep.max()), 30)
     if depth <= _PERFECT_DEPTH and size * len(op.roots) <= _PERFECT_WASTE * len(op.feature):
-        flat = _perfect(op, depth)
+        flat = _perfect(op, depth, keys(op, double=double))
     else:
-        flat = _linked(op, depth)
+        flat = _linked(op, depth, keys(op, double=double))
     kind = np.uint8 if op.features <= 256 else np.uint16
     wide = op.leaves.shape[1]
     names = {
@@ -61,7 +61,7 @@ def function(op: Trees, name: str, tables: Tables) -> str:
     }
     missing = tables.add(flat.right.astype(np.uint8)) if flat.right.any() else ""
     count, outputs = len(op.roots), len(op.base)
-    text = ["NOINL void F(%s)(float *y, const float *x) {" % name, "  double sum[%d];" % outputs]
+    text = ["NOINL void F(%s)(double *y, const %s *x) {" % (name, "double" if double else "float"), "  double sum[%d];" % outputs]
     text.append("  for (int o = 0; o < %d; o++) sum[o] = %s[o];" % (outputs, names["base"]))
     group = _walk(flat, deep, names, missing, tables)
     for first, together in ((0, _TOGETHER), (count - count % _TOGETHER, 1)):
@@ -79,7 +79,7 @@ def function(op: Trees, name: str, tables: Tables) -> str:
                 % (together, wide, names["target"], names["leaf"], wide)
             )
         text.append("  }")
-    text.append("  for (int o = 0; o < %d; o++) y[o] = (float)(sum[o] / %s);\n}\n" % (outputs, float(op.divisor).hex()))
+    text.append("  for (int o = 0; o < %d; o++) y[o] = sum[o] / %s;\n}\n" % (outputs, float(op.divisor).hex()))
     return "\n".join(text)
 
 
@@ -113,20 +113,24 @@ def _walk(flat: _Flat, deep: np.ndarray[Any, Any], names: dict[str, str], missin
     )
 
 
-def _perfect(op: Trees, depth: int) -> _Flat:
+def keys(op: Trees, *, double: bool) -> np.ndarray[Any, Any]:
+    """The thresholds in the type that features are compared in."""
+    return op.threshold if double else round_down(op.threshold)
+
+
+def _perfect(op: Trees, depth: int, rounded: np.ndarray[Any, Any]) -> _Flat:
     size = 1 << depth
     count = len(op.roots)
     feature, right = np.zeros((count, size), np.int64), np.zeros((count, size), np.int64)
-    key = np.full((count, size), np.inf, np.float32)
+    key = np.full((count, size), np.inf, rounded.dtype)
     leaf = np.zeros((count, size, op.leaves.shape[1]))
-    rounded = round_down(op.threshold)
     at = np.zeros((count, 2 * size), np.int64)
     at[:, 1] = op.roots
     for place in range(1, size):
         here = at[:, place]
         inner = op.feature[here] >= 0
         feature[:, place] = np.maximum(op.feature[here], 0)
-        key[:, place] = np.where(inner, rounded[here], np.float32(np.inf))
+        key[:, place] = np.where(inner, rounded[here], np.inf)
         right[:, place] = np.where(inner, op.missing_right[here], 0)
         at[:, 2 * place] = np.where(inner, op.left[here], here)
         at[:, 2 * place + 1] = np.where(inner, op.left[here] + 1, here)
@@ -135,12 +139,12 @@ def _perfect(op: Trees, depth: int) -> _Flat:
     return _Flat(feature, key, right, leaf, None, np.zeros(1, np.int64), depth)
 
 
-def _linked(op: Trees, depth: int) -> _Flat:
+def _linked(op: Trees, depth: int, rounded: np.ndarray[Any, Any]) -> _Flat:
     inner = op.feature >= 0
     nodes = np.arange(len(op.feature))
     leaf = np.zeros((len(nodes), op.leaves.shape[1]))
     leaf[~inner] = op.leaves[op.left[~inner]]
-    key = np.where(inner, round_down(op.threshold), np.float32(np.inf)).astype(np.float32)
+    key = np.where(inner, rounded, np.inf).astype(rounded.dtype)
     return _Flat(
         np.maximum(op.feature, 0), key, np.where(inner, op.missing_right, 0), leaf, np.where(inner, op.left, nodes), op.roots, depth
     )

@@ -6,8 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from gha_apptainer.domain.errors import InputError
-from gha_apptainer.models.ir.ops import Op
+from gha_apptainer.models.ir.ops import DOUBLE, EXACT_MAPS, KEEPING, Constant, Map, Op, Quantile, Scale, Select
 
 MAX_WIDTH = 8192
 """The widest value; the emitted code keeps values on the stack."""
@@ -85,6 +87,7 @@ class Graph:
     result: str
     outputs: tuple[str, ...]
     widths: dict[str, int] = field(init=False, compare=False, repr=False)
+    doubles: frozenset[str] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         c_name(self.name)
@@ -115,6 +118,45 @@ class Graph:
             if len(set(names)) != len(names):
                 raise InputError("%s: two %ss have one name" % (self.name, kind))
         object.__setattr__(self, "widths", widths)
+        object.__setattr__(self, "doubles", frozenset(_doubles(self.nodes)))
+        _check_ties(self)
+
+
+def _doubles(nodes: Sequence[Node]) -> set[str]:
+    """The values that are float64."""
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node.op, DOUBLE) or (isinstance(node.op, KEEPING) and found.intersection(_moved(node))):
+            found.add(node.name)
+    return found
+
+
+def _moved(node: Node) -> tuple[str, ...]:
+    return node.inputs[1:] if isinstance(node.op, Select) else node.inputs
+
+
+def _check_ties(graph: Graph) -> None:
+    """Equal quantiles are met only by equal numbers: behind a function that is not exact to the last bit nobody can promise that."""
+    vague: set[str] = set()
+    for node in graph.nodes:
+        behind = bool(vague.intersection(node.inputs))
+        if isinstance(node.op, Quantile):
+            if behind and not node.op.inverse and np.any(np.diff(node.op.quantiles, axis=0) == 0):
+                raise InputError(
+                    "%s: node %r: a quantile transform with equal quantiles stands behind a function that is not exact"
+                    % (graph.name, node.name),
+                    cause="a discrete column is transformed by a power, a logarithm or the like first, and the last bit then decides",
+                    remedy="let the quantile transform have the discrete column as it is",
+                )
+            behind = True
+        elif isinstance(node.op, KEEPING):
+            pass
+        elif isinstance(node.op, Map):
+            behind = behind or node.op.kind not in EXACT_MAPS
+        elif not isinstance(node.op, Scale | Constant):
+            behind = True
+        if behind:
+            vague.add(node.name)
 
 
 INPUT = "input"

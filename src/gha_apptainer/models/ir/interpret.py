@@ -1,8 +1,7 @@
 """What a graph means: a float64 evaluation in numpy, the reference that everything emitted is compared with.
 
-Operations that compute in float64 and round once (`ops.DOUBLE`) are rounded to float32 here too, so that trees behind them see the numbers
-that the emitted code sees. `tolerance` tells how far float32 arithmetic may be off, from evaluations that are disturbed by as much as
-float32 rounding disturbs: a bound that follows the model instead of a guess.
+Where a float64 value reaches an operation of float32 it is rounded here too. `tolerance` tells how far float32 arithmetic may be off, from
+evaluations that are disturbed by as much as float32 rounding disturbs: a bound that follows the model instead of a guess.
 """
 
 from __future__ import annotations
@@ -57,18 +56,29 @@ def _evaluate(graph: Graph, rows: Any, noise: Any, disturb: np.random.Generator 
     with np.errstate(all="ignore"):
         for node in graph.nodes:
             taken = [values[one] for one in node.inputs]
+            if rounds(node.op):
+                taken = [_rounded(x) if name in graph.doubles else x for name, x in zip(node.inputs, taken, strict=True)]
             out = RULES[node.op.op](node.op, len(given), *taken)
             known = not inexact.intersection(node.inputs)
-            if isinstance(node.op, ops.DOUBLE):
-                out = out.astype(np.float32).astype(np.float64)
-            elif isinstance(node.op, ops.Affine | ops.Activation | ops.PRelu | ops.Softmax | ops.Combine):
+            if isinstance(node.op, ops.Affine | ops.Activation | ops.PRelu | ops.Softmax | ops.Combine):
                 known = False
+            if disturb is not None and isinstance(node.op, ops.Quantile | ops.Power | ops.Map):
+                out = out * (1 + 8 * np.finfo(np.float64).eps * disturb.standard_normal(out.shape))
             if disturb is not None and not known:
                 out = out + disturb.standard_normal(out.shape) * EPS * _size(node.op, out, taken)
             if not known:
                 inexact.add(node.name)
-            values[node.name] = np.where(np.abs(out) > _FLOAT_MAX, np.sign(out) * np.inf, out)
-    return values[graph.result]
+            values[node.name] = out if node.name in graph.doubles else np.where(np.abs(out) > _FLOAT_MAX, np.sign(out) * np.inf, out)
+        return _rounded(values[graph.result]) if graph.result in graph.doubles else values[graph.result]
+
+
+def rounds(op: ops.Op) -> bool:
+    """Whether an operation takes float32 only."""
+    return (op.single if isinstance(op, ops.Trees) else False) or not isinstance(op, ops.DOUBLE + ops.KEEPING)
+
+
+def _rounded(x: Array) -> Array:
+    return x.astype(np.float32).astype(np.float64)
 
 
 def _size(op: ops.Op, out: Array, taken: list[Array]) -> Array:
@@ -242,7 +252,7 @@ _COMPARE: dict[str, Callable[[Array, float], Any]] = {
 
 
 def _select(op: ops.Select, _: int, condition: Array, then: Array, otherwise: Array) -> Array:
-    return np.asarray(np.where(_COMPARE[op.comparison](condition, float(np.float32(op.limit))), then, otherwise))
+    return np.asarray(np.where(_COMPARE[op.comparison](condition, op.limit), then, otherwise))
 
 
 RULES: dict[str, Callable[..., Array]] = {

@@ -170,7 +170,7 @@ class Constant:
 
 @dataclass(frozen=True, eq=False)
 class Scale:
-    """`clip((x - center) * factor / divisor + offset, low, high)` in float64, rounded once; infinite bounds do not clip."""
+    """`clip((x - center) * factor / divisor + offset, low, high)` in float64; infinite bounds do not clip."""
 
     op: ClassVar[str] = "scale"
     center: Floats
@@ -216,7 +216,7 @@ class Quantile:
 
 @dataclass(frozen=True, eq=False)
 class Power:
-    """Yeo-Johnson or Box-Cox with an exponent for each column, in float64, rounded once."""
+    """Yeo-Johnson or Box-Cox with an exponent for each column, in float64."""
 
     op: ClassVar[str] = "power"
     method: str
@@ -234,7 +234,7 @@ class Power:
 
 @dataclass(frozen=True, eq=False)
 class Map:
-    """One function of a fixed list on each number, in float64, rounded once; `parameter` is the exponent of `power`, else 0."""
+    """One function of a fixed list on each number, in float64; `parameter` is the exponent of `power`, else 0."""
 
     op: ClassVar[str] = "map"
     kind: str
@@ -249,11 +249,12 @@ class Map:
 
 @dataclass(frozen=True, eq=False)
 class Trees:
-    """Sums of leaves of decision trees, in float64, rounded once.
+    """Sums of leaves of decision trees, in float64.
 
     All trees lie one after the other. Node `i` goes to `left[i]` if `x[feature[i]] <= threshold[i]`, else to `left[i] + 1`; a NaN goes to
     the right if `missing_right[i]`. A leaf has feature -1 and `left[i]` is its row in `leaves`. Tree `t` starts at node `roots[t]` and adds
-    its leaf to the outputs from `targets[t]` on. `base` is what the sums start from, `divisor` divides them.
+    its leaf to the outputs from `targets[t]` on. `base` is what the sums start from, `divisor` divides them. `single` says that features
+    are rounded to float32 before they are compared, as sklearn's own trees do.
     """
 
     op: ClassVar[str] = "trees"
@@ -267,13 +268,16 @@ class Trees:
     leaves: Floats
     base: Floats
     divisor: float
+    single: bool
 
     def width(self, widths: Sequence[int]) -> int:
         """The number of sums."""
         if list(widths) != [self.features]:
             raise InputError("trees over %d features get widths %s" % (self.features, list(widths)))
         nodes, inner = len(self.feature), self.feature >= 0
-        _finite(self.op, self.threshold[inner], self.leaves, self.base)
+        _finite(self.op, self.leaves, self.base)
+        if np.any(np.isnan(self.threshold[inner])):
+            raise InputError("trees have a threshold that is no number")
         if not nodes == len(self.threshold) == len(self.left) == len(self.missing_right) or len(self.roots) != len(self.targets):
             raise InputError("trees have tables of different lengths")
         if np.any(self.feature >= self.features) or self.divisor == 0 or not len(self.roots):
@@ -308,4 +312,8 @@ OPS: dict[str, Any] = {
     for kind in (Affine, Activation, PRelu, Softmax, Combine, Concat, Gather, Constant, Scale, Quantile, Power, Map, Trees, Select)
 }
 DOUBLE = (Scale, Quantile, Power, Map, Trees)
-"""Operations that compute in float64 and round once: their result from exact inputs is exact to one rounding."""
+"""Operations that compute in float64 and give float64."""
+KEEPING = (Gather, Concat, Select)
+"""Operations that only move numbers: they give float64 if one of what they move is that."""
+EXACT_MAPS = frozenset(("sqrt", "square", "reciprocal", "abs", "negative"))
+"""Functions whose result IEEE 754 defines to the last bit."""

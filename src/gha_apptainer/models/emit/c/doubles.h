@@ -138,76 +138,21 @@ LOOP double d_ndtr(double x) {
   e = 0.5 * (d_exp(-z * z) * p / (1.0 + 2.0 * z));
   return x < 0 ? e : 1.0 - e;
 }
-LOOP float one_scale(float x, double center, double factor, double divisor, double offset, double low, double high) {
-  double v = ((double)x - center) * factor / divisor + offset;
+LOOP double one_scale(double x, double center, double factor, double divisor, double offset, double low, double high) {
+  double v = (x - center) * factor / divisor + offset;
   v = v < low ? low : v;
-  return (float)(v > high ? high : v);
+  return v > high ? high : v;
 }
 LOOP double yeo_johnson_right(double x, double power) { return power == 0 ? d_log1p(x) : d_expm1(power * d_log1p(x)) / power; }
 LOOP double yeo_johnson_left(double x, double power) { return power == 0 ? d_expm1(x) : d_expm1(d_log1p(power * x) / power); }
-LOOP float one_yeo_johnson(float x, double power) {
-  return (float)(x != x ? x : x >= 0 ? yeo_johnson_right(x, power) : -yeo_johnson_right(-(double)x, 2.0 - power));
+LOOP double one_yeo_johnson(double x, double power) {
+  return x != x ? x : x >= 0 ? yeo_johnson_right(x, power) : -yeo_johnson_right(-x, 2.0 - power);
 }
-LOOP float one_yeo_johnson_inverse(float x, double power) {
-  return (float)(x != x ? x : x >= 0 ? yeo_johnson_left(x, power) : -yeo_johnson_left(-(double)x, 2.0 - power));
+LOOP double one_yeo_johnson_inverse(double x, double power) {
+  return x != x ? x : x >= 0 ? yeo_johnson_left(x, power) : -yeo_johnson_left(-x, 2.0 - power);
 }
-LOOP float one_box_cox(float x, double power) {
-  return (float)(!(x > 0) ? __builtin_nan("") : power == 0 ? d_log(x) : d_expm1(power * d_log(x)) / power);
+LOOP double one_box_cox(double x, double power) {
+  return !(x > 0) ? __builtin_nan("") : power == 0 ? d_log(x) : d_expm1(power * d_log(x)) / power;
 }
-LOOP float one_box_cox_inverse(float x, double power) { return (float)(power == 0 ? d_exp(x) : d_exp(d_log1p(power * x) / power)); }
+LOOP double one_box_cox_inverse(double x, double power) { return power == 0 ? d_exp(x) : d_exp(d_log1p(power * x) / power); }
 
-/* Quantiles. Element j is x[j], its table the column `first + j * step`, of `levels` numbers each. `key` are the quantiles rounded up to
-   float, so that comparing floats with them decides as comparing doubles with the quantiles does. `tied` says where a run of equal
-   quantiles begins, or is null where no two are equal. Eight searches run side by side. */
-NOINL void F(quantile)(float *y, const float *x, int count, int first, int step, const float *key, const double *table, const double *level,
-                       const unsigned short *tied, int levels, int normal) {
-  for (int at = 0; at < count; at += 8) {
-    const float *start[8];
-    float given[8];
-    for (int j = 0; j < 8; j++) {
-      int e = at + j < count ? at + j : count - 1;
-      given[j] = x[e];
-      start[j] = key + (long)(first + e * step) * levels;
-    }
-    int many = levels;
-    while (many > 1) {
-      int half = many >> 1;
-      for (int j = 0; j < 8; j++) start[j] = start[j][half] <= given[j] ? start[j] + half : start[j];
-      many -= half;
-    }
-    for (int j = 0; j < 8 && at + j < count; j++) {
-      long column = (long)(first + (at + j) * step) * levels;
-      const double *q = table + column;
-      double v = given[j], u;
-      int i = (int)(start[j] - (key + column));
-      if (v != v) { y[at + j] = given[j]; continue; }
-      if (v < q[0]) u = level[0];
-      else if (v > q[levels - 1]) u = level[levels - 1];
-      else if (v == q[i]) u = tied ? 0.5 * (level[i] + level[tied[column + i]]) : level[i];
-      else u = level[i] + (v - q[i]) * ((level[i + 1] - level[i]) / (q[i + 1] - q[i]));
-      if (normal ? v + 1e-7 > q[levels - 1] : v == q[levels - 1]) u = 1.0;
-      if (normal ? v - 1e-7 < q[0] : v == q[0]) u = 0.0;
-      if (normal) u = u < 9.99999997779554e-08 ? -5.199337582605575 : u > 1.0 - 9.99999997779554e-08 ? 5.19933758270342 : d_ndtri(u);
-      y[at + j] = (float)u;
-    }
-  }
-}
-NOINL void F(quantile_inverse)(float *y, const float *x, int count, int first, int step, const double *table, const double *level, int levels,
-                               int normal) {
-  for (int j = 0; j < count; j++) {
-    const double *q = table + (long)(first + j * step) * levels;
-    double u = normal ? d_ndtr(x[j]) : x[j];
-    if (u != u) { y[j] = x[j]; continue; }
-    double v;
-    if (normal ? u - 1e-7 < 0.0 : u <= 0.0) v = q[0];
-    else if (normal ? u + 1e-7 > 1.0 : u >= 1.0) v = q[levels - 1];
-    else {
-      int i = (int)(u * (levels - 1));
-      if (i > levels - 2) i = levels - 2;
-      if (level[i] > u) i--;
-      if (level[i + 1] <= u) i++;
-      v = i >= levels - 1 ? q[levels - 1] : q[i] + (u - level[i]) * ((q[i + 1] - q[i]) / (level[i + 1] - level[i]));
-    }
-    y[j] = (float)v;
-  }
-}
