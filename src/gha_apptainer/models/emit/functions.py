@@ -153,7 +153,7 @@ class _Writer:
         for at, step in enumerate(steps):
             self._take(step.result)
             self._step(step)
-            for name in {*step.inputs(), step.result}:
+            for name in dict.fromkeys((*step.inputs(), step.result)):  # a set would have another order each time
                 if last.get(name, -1) <= at:
                     self._free.append(self._place.pop(name))
         self._store()

@@ -95,7 +95,6 @@ def descriptor(program: Program, options: Options) -> str:
             "content": content_hash(program),
             "mode": options.mode,
             "float": "float32",
-            "levels": options.levels,
             "functions": [
                 {
                     "name": one.name,
@@ -129,7 +128,9 @@ _PARTS = """\
 #pragma STDC FP_CONTRACT OFF
 #endif
 #if defined(PART_WEIGHTS) || defined(PART_KERNELS) || defined(PART_DISPATCH)
+#ifndef TOP
 #define TOP %(top)d
+#endif
 #ifdef PART_WEIGHTS
 #define WEIGHTS 1
 #endif

@@ -79,8 +79,10 @@ def _parts(compiler: Compiler, options: Options) -> list[tuple[str, tuple[str, .
     if compiler.machine != "x86_64":
         return [("whole", ())]
     lowest = compiler.level_flags(1)
-    found = [("numbers", ("-DPART_WEIGHTS", *lowest)), ("dispatch", ("-DPART_DISPATCH", *lowest))]
-    return [*(("v%d" % n, ("-DPART_KERNELS=%d" % n, *compiler.level_flags(n))) for n in range(options.levels, 0, -1)), *found]
+    top = "-DTOP=%d" % options.levels
+    found = [("numbers", ("-DPART_WEIGHTS", top, *lowest)), ("dispatch", ("-DPART_DISPATCH", top, *lowest))]
+    levels = range(options.levels, 0, -1)
+    return [*(("v%d" % level, ("-DPART_KERNELS=%d" % level, top, *compiler.level_flags(level))) for level in levels), *found]
 
 
 def _run(argv: tuple[str, ...], place: str) -> None:
