@@ -290,8 +290,8 @@ def read_pipeline(path: Path) -> Any:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError("%s is no YAML: %s" % (path, " ".join(str(error).split()))) from error
     schema = json.loads(resources.files("gha_apptainer").joinpath("schemas/models-pipeline.json").read_text("utf-8"))
-    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(raw))
-    if error is not None:
-        where = "/".join(str(part) for part in error.absolute_path) or "the file"
-        raise InputError("%s: %s: %s" % (path, where, error.message[:300]))
+    wrong = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(raw))
+    if wrong is not None:
+        where = "/".join(str(part) for part in wrong.absolute_path) or "the file"
+        raise InputError("%s: %s: %s" % (path, where, wrong.message[:300]))
     return raw

@@ -134,9 +134,10 @@ def decode(data: bytes, where: str) -> Mapping[str, tuple[Vectors, Vectors]]:
             for name in file.namelist():
                 function, kind, array = name.removesuffix(".npy").split("/")
                 found.setdefault(function, {}).setdefault(kind, {})[array] = np.load(io.BytesIO(file.read(name)), allow_pickle=False)
-        return {
-            function: (Vectors(**{"noise": None, **kinds["golden"]}), Vectors(**{"noise": None, **kinds["edge"]}))
-            for function, kinds in found.items()
-        }
+        return {function: (_held(kinds["golden"]), _held(kinds["edge"])) for function, kinds in found.items()}
     except (zipfile.BadZipFile, ValueError, KeyError, TypeError, OSError) as error:
         raise Untrusted("%s holds no golden vectors: %s" % (where, error)) from error
+
+
+def _held(arrays: Mapping[str, Array]) -> Vectors:
+    return Vectors(arrays["rows"], arrays.get("noise"), arrays["wanted"], arrays["slack"])

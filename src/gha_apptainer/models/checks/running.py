@@ -11,7 +11,7 @@ from typing import Any
 
 import gha_apptainer
 from gha_apptainer.domain.errors import GhaError
-from gha_apptainer.models.checks import trial
+from gha_apptainer.models.checks import bare_trial, trial
 from gha_apptainer.node import process
 
 _LIMIT_S = 300.0
@@ -19,12 +19,21 @@ EMULATED = {1: "core2duo", 2: "Nehalem", 3: "Haswell"}
 """A processor of each level, as QEMU names it."""
 
 
-def run(library: Path, vectors: Path, *, emulator: tuple[str, ...] = ()) -> tuple[dict[str, Any] | None, str]:
+def run(library: Path, vectors: Path) -> tuple[dict[str, Any] | None, str]:
     """What the trial found, or None and why there is nothing."""
     sources = str(Path(str(gha_apptainer.__file__)).parent.parent)
-    argv = (*emulator, sys.executable, "-I", str(trial.__file__), sources, str(library.resolve()), str(vectors.resolve()))
+    return _answer((sys.executable, "-I", str(trial.__file__), sources, str(library.resolve()), str(vectors.resolve())), b"")
+
+
+def run_emulated(library: Path, asked: object, program: str, model: str) -> tuple[dict[str, Any] | None, str]:
+    """What the library answers on a processor that QEMU plays."""
+    argv = (program, "-cpu", model, os.path.realpath(sys.executable), "-I", "-S", str(bare_trial.__file__), str(library.resolve()))
+    return _answer(argv, json.dumps(asked).encode())
+
+
+def _answer(argv: tuple[str, ...], given: bytes) -> tuple[dict[str, Any] | None, str]:
     try:
-        done = process.run(argv, env=(*process.minimal_env(), *_single_thread()), timeout=_LIMIT_S)
+        done = process.run(argv, env=(*process.minimal_env(), *_single_thread()), timeout=_LIMIT_S, input=given)
     except GhaError as error:
         return None, error.what
     if done.code:

@@ -156,3 +156,9 @@ LOOP double one_box_cox(double x, double power) {
 }
 LOOP double one_box_cox_inverse(double x, double power) { return power == 0 ? d_exp(x) : d_exp(d_log1p(power * x) / power); }
 
+/* a float as an unsigned number in the same order; both zeros are one, NaN is 0 */
+LOOP unsigned t_ordered(float x) {
+  union { float f; unsigned u; } b;
+  b.f = x + 0.0f;
+  return x != x ? 0 : b.u >> 31 ? ~b.u : b.u | 0x80000000u;
+}
