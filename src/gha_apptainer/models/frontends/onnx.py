@@ -239,7 +239,7 @@ def _gather(model: _Model, node: _Node) -> str:
         node.refuse("takes something else than fixed columns")
     value = model.value(node, 0)
     wide = model.width(value)
-    return model.add(node.name, ops.Gather(tuple(int(one) + wide * (one < 0) for one in columns)), [value])
+    return model.add(node.name, ops.Gather(tuple(int(one) if one >= 0 else wide + int(one) for one in columns)), [value])
 
 
 def _identity(*idle: str) -> Rule:

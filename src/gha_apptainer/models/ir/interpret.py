@@ -97,7 +97,19 @@ def _size(op: ops.Op, out: Array, taken: list[Array]) -> Array:
     return np.asarray(np.where(np.isfinite(found), found, 0.0))
 
 
-_CANCELLING = {"gelu": 1.0, "gelu_tanh": 1.0, "mish": 1.0, "silu": 1.0, "tanh_shrink": 3.0, "squareplus": 1.0, "soft_shrink": 1.0}
+_CANCELLING = {
+    "gelu": 1.0,
+    "gelu_tanh": 1.0,
+    "mish": 1.0,
+    "silu": 1.0,
+    "tanh_shrink": 3.0,
+    "squareplus": 1.0,
+    "soft_shrink": 1.0,
+    "relu": 1.0,
+    "sparse_plus": 1.0,
+    "hard_sigmoid": 1.0,
+    "hard_silu": 2.0,
+}
 """Activations in which numbers of the size of x, times this, cancel."""
 
 
