@@ -34,8 +34,6 @@ def models() -> None:
     Example: gha-apptainer models compile resolution.keras tX.skops -o out --name tracking
              gha-apptainer models check out
     """
-    require("numpy")
-    require("scipy")
 
 
 _READING = (
@@ -44,6 +42,12 @@ _READING = (
     click.option("--noise-input", default="noise", show_default=True, help="The input layer that takes noise, in a model with several."),
     click.option("--allow-pickle", is_flag=True, help="Open pickles, which runs whatever code is in them."),
 )
+
+
+def _ready() -> None:
+    """What every command here needs; `--help` needs nothing."""
+    for name in ("numpy", "scipy"):
+        require(name)
 
 
 def _reading(command: Any) -> Any:
@@ -87,6 +91,7 @@ def compile_(
     Example: gha-apptainer models compile resolution=net.keras -o out --name tracking --noise internal
              gha-apptainer models compile --pipeline tracking.yaml -o out
     """
+    _ready()
     from gha_apptainer.models import compiling
     from gha_apptainer.models.emit.program import Options
     from gha_apptainer.models.toolchain import compilers
@@ -125,6 +130,7 @@ def explain(model: tuple[str, ...], *, name: str, pipeline: Path | None, noise_i
     \b
     Example: gha-apptainer models explain net.keras
     """
+    _ready()
     from gha_apptainer.models.ir.explain import lines
 
     program = _program(model, name, pipeline, noise_input, allow_pickle=allow_pickle)
@@ -144,6 +150,7 @@ def check(context: click.Context, directory: Path, *, previous: Path | None, com
     \b
     Example: gha-apptainer models check out --json
     """
+    _ready()
     from gha_apptainer.models import compiling
     from gha_apptainer.models.checks import judging
     from gha_apptainer.models.ir import saving
@@ -176,6 +183,7 @@ def inspect(library: Path) -> None:
     \b
     Example: gha-apptainer models inspect out/any/tracking.so
     """
+    _ready()
     from gha_apptainer.models.checks import elf, isa
 
     facts = elf.read(library)
@@ -199,6 +207,7 @@ def bench(directory: Path, *, as_json: bool) -> None:
     \b
     Example: gha-apptainer models bench out
     """
+    _ready()
     from gha_apptainer.models import compiling
     from gha_apptainer.models.checks import running
 
@@ -230,6 +239,7 @@ def rebuild(context: click.Context, directory: Path, *, output: Path, compiler: 
     \b
     Example: gha-apptainer models rebuild out -o again
     """
+    _ready()
     from gha_apptainer.models import compiling
     from gha_apptainer.models.ir import saving
     from gha_apptainer.models.toolchain import compilers

@@ -16,6 +16,7 @@ import pytest
 import ziglang
 
 from gha_apptainer.models import loading
+from gha_apptainer.models.checks import elf, isa
 from gha_apptainer.models.emit.program import EXACT, FAST, Options, emit
 from gha_apptainer.models.ir import draws, interpret, ops
 from gha_apptainer.models.ir.graphs import INPUT, NOISE, Builder, Graph, Program, numbered
@@ -223,3 +224,27 @@ def test_the_header_and_the_code_suit_c_and_cxx(made: Any, tmp_path: Path) -> No
     ):
         done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, (argv, done.stderr)
+
+
+def test_another_processor_gets_the_same_source(tmp_path: Path) -> None:
+    """For ARM there is one level and no dispatcher; what comes out needs nothing either."""
+    program = model_graphs.program(1, 4)
+    options = Options(EXACT, 3, internal_noise=True)
+    compiler = compilers.local(CLANG + " -target aarch64-linux-gnu")
+    assert (compiler.machine, compiler.family) == ("aarch64", "clang")
+    facts = elf.read(build(emit(program, options), "lib", compiler, options, tmp_path).path)
+    assert facts.machine == "EM_AARCH64"
+    assert facts.needed == facts.undefined == facts.versions == facts.constructors == ()
+    assert {one.name for one in program.functions} < set(facts.exported)
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_nothing_is_needed_by_what_either_compiler_makes(made: Any, compiler: str) -> None:
+    facts = elf.read(Path(made(1, EXACT, compiler)[1].path))
+    assert facts.needed == facts.undefined == facts.versions == facts.rpath == ()
+    assert facts.constructors == ("gha_start",)
+    assert sum(facts.writable.values()) <= 64
+    audit = isa.audit(Path(made(1, EXACT, compiler)[1].path))
+    assert audit is not None
+    assert audit.wrong == ()
+    assert audit.highest == 4

@@ -13,7 +13,7 @@ from gha_apptainer.domain.errors import Untrusted
 from gha_apptainer.models.extra import require
 from gha_apptainer.node import files
 
-_RELOCATED = frozenset((".init_array", ".dynamic", ".got", ".got.plt", ".data.rel.ro"))
+_RELOCATED = frozenset((".init_array", ".dynamic", ".got", ".got.plt", ".data.rel.ro", ".relro_padding"))
 """Sections that the loader fills and then makes read-only (RELRO)."""
 _WRITE, _EXECUTE = 1, 4
 

@@ -76,6 +76,8 @@ def audit(path: Path) -> Audit | None:
             promised = _LEVEL.search(name)
             unknown = [group for group in groups if group not in _GROUPS and group not in _NEUTRAL]
             what = ""
+            if one.mnemonic == "int3" and not name:
+                continue  # what linkers fill the space between functions with
             if one.mnemonic in _FORBIDDEN or (one.mnemonic in _ONLY_START and not _STARTING.fullmatch(name)):
                 what = one.mnemonic
             elif unknown:

@@ -43,8 +43,7 @@ def flags(compiler: Compiler, options: Options, code: str, *, optimise: bool, de
         found += ["-frandom-seed=%s" % hashlib.sha256(code.encode()).hexdigest()[:16], "-fno-tree-loop-distribute-patterns", "-Wno-psabi"]
     else:
         found += ["-fno-sanitize=all", "-Wno-unknown-warning-option"]
-    if debug:
-        found.append("-g")
+    found.append("-g" if debug else "-g0")
     return tuple(found)
 
 
