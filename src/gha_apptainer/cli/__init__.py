@@ -13,6 +13,7 @@ COMMANDS = {
     # command: module, name of the click command in it, one line for --help
     "workflow": ("gha_apptainer.cli.workflow", "workflow", "run a GitHub workflow on this machine, without Docker"),
     "explain": ("gha_apptainer.cli.explain", "explain", "print what the container steps of a workflow would do"),
+    "models": ("gha_apptainer.cli.models", "models", "compile trained models to shared objects, and check them"),
     "config": ("gha_apptainer.cli.config", "config", "check and compile a site's settings, show those in force"),
 }
 

@@ -28,7 +28,7 @@ SHOW_VERSION = 1
 _SIZES = ("store_bytes", "layer_memory", "layer_image_bytes", "log_bytes")
 
 
-class _Loader(yaml.SafeLoader):
+class PlainLoader(yaml.SafeLoader):
     """YAML without its two traps: a key that stands twice is an error, and so is anything that is no plain value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:  # yaml's signature
@@ -65,7 +65,7 @@ def compile_policy(text: str, name: str) -> dict[str, object]:
 
 def _compile(text: str, name: str, kind: type[NodeSettings] | type[HookPolicy], of: str) -> dict[str, object]:
     try:
-        raw = yaml.load(text, _Loader)  # noqa: S506  # a safe loader with one more check
+        raw = yaml.load(text, PlainLoader)  # noqa: S506  # a safe loader with one more check
     except yaml.YAMLError as error:
         raise InputError("%s is no YAML: %s" % (name, " ".join(str(error).split()))) from error
     raw = {} if raw is None else raw
