@@ -63,7 +63,7 @@ def test_arguments_of_a_shim() -> None:
 
 
 def test_the_flat_record(tmp_path: Path) -> None:
-    job = flat.FlatJob("c" * 64, "image", "a\nb", "problem\nmore", "0,2", "7=100", "/work")
+    job = flat.FlatJob("c" * 64, "image", "a\nb", "problem\nmore", "0,2", "7=100", "/work", "1:2,3:4", "0")
     path = tmp_path / "step"
     path.write_bytes(flat.encode(job))
     path.chmod(0o600)
