@@ -116,6 +116,7 @@ class Bench:
 
     def __init__(self, image: str, work: Path) -> None:
         self.work = work
+        self.python = python()
         self.env = {name: os.environ[name] for name in ("HOME", "XDG_CACHE_HOME", "GHA_APPTAINER") if name in os.environ}
         self.env |= {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "GHA_APPTAINER_STATE": str(work / "state")}
         self.facts = host.probe(host.load_settings(self.env), self.env)
@@ -131,7 +132,7 @@ class Bench:
 
     def ours(self, *words: str) -> tuple[str, ...]:
         """Our command in a cold process, as hooks and the action start it."""
-        return (sys.executable, "-I", "-S", str(SRC), *words)
+        return (self.python, "-I", "-S", str(SRC / "__main__.py"), *words)
 
     def call(self, argv: Sequence[str], *, wrapped: bool = False) -> None:
         """Run something that is not timed; a failure ends the benchmark."""
@@ -206,9 +207,9 @@ class Bench:
         def ours(name: str, *argv: str, after: Callable[[], None] = lambda: None, env: Mapping[str, str] | None = None) -> None:
             self.subjects.append(Subject(name, argv, env or self.env, after=after))
 
-        ours("python -I -S", sys.executable, "-I", "-S", "-c", "")
+        ours("python -I -S", self.python, "-I", "-S", "-c", "")
         ours("gha-apptainer exec", *self.ours("exec", "held", TRUE))
-        ours("joiner alone", sys.executable, "-I", "-S", "-c", raw, "held", TRUE)
+        ours("joiner alone", self.python, "-I", "-S", "-c", raw, "held", TRUE)
         ours("gha-apptainer run --rm SANDBOX", *self.ours("run", "--rm", "-q", self.image, TRUE))
         ours("gha-apptainer start, writable SANDBOX", *self.ours("start", "timed"), after=lambda: self._again(self.image))
         if not self.facts.fuse_reason:
@@ -280,6 +281,16 @@ class Bench:
             self._plain.run((str(shutil.which("podman")), *base, "rm", "-f", "-t", "0", "held"), self.env)
         self._plain.close()
         self._mapped.close()
+
+
+def python() -> str:
+    """The interpreter that the action would take on this machine: a named one, the system's if it is new enough, else ours."""
+    for path in (os.environ.get("GHA_APPTAINER_PYTHON", ""), "/usr/bin/python3"):
+        if os.access(path, os.X_OK):
+            asks = [path, "-I", "-S", "-c", "import sys; sys.exit(sys.version_info < (3, 9))"]
+            if subprocess.run(asks, check=False, timeout=LIMIT_S).returncode == 0:
+                return path
+    return sys.executable
 
 
 def peak(pid: int) -> int:
@@ -402,7 +413,7 @@ def main() -> int:
         who = "root, Apptainer's own commands in a namespace with all ids" if os.geteuid() == 0 else "an ordinary user"
         print(
             "%s, Linux %s, Apptainer %s, Python %s, as %s"
-            % (os.uname().machine, os.uname().release, bench.facts.apptainer_version, sys.version.split()[0], who)
+            % (os.uname().machine, os.uname().release, bench.facts.apptainer_version, bench.python, who)
         )
         print("image %s; %d rounds; %s" % (os.path.basename(image), asked.rounds, told))
         print(*table(bench.subjects), sep="\n")

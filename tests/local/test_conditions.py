@@ -196,7 +196,7 @@ def test_doctor_on_this_machine(ours: Ours, state: str) -> None:
     found = {one["id"]: one for one in report["findings"]}
     for name in ("user-namespace", "nested-user-namespace", "join", "apptainer", "state", "python"):
         assert found[name]["status"] == "ok", found[name]
-    assert sorted(os.listdir(state)) == ["host.json", "overlay.json"]
+    assert sorted(os.listdir(state)) == ["host.kept", "overlay.kept"]
 
 
 def test_doctor_where_the_state_directory_is_not_ours(ours: Ours, state: str, tmp_path: Path) -> None:

@@ -280,18 +280,22 @@ def test_a_container_starts_again_with_its_layer(driver: Driver) -> None:
     assert said == [[0, 0, 0], ["more", "more", "more"]]
 
 
-@pytest.mark.parametrize("damage", ["{", '{"image": 3}', "", '{"version": 99}'])
-def test_a_forged_or_half_written_record_is_named_and_can_be_removed(driver: Driver, damage: str) -> None:
+@pytest.mark.parametrize(
+    "file, damage", [("spec.json", "{"), ("spec.json", '{"image": 3}'), ("spec.json", ""), ("owner", ""), ("owner", "1 x 0")]
+)
+def test_a_forged_or_half_written_record_is_named_and_can_be_removed(driver: Driver, file: str, damage: str) -> None:
     root = _root(driver)
     said = driver.run(
         "made = engine.create(spec(%r), 'bad')\n"
-        "open(os.path.join(facts.state_dir, 'containers', made, 'spec.json'), 'w').write(%r)\n"
-        "found = [one.status for one in engine.reap()]\n"
+        "open(os.path.join(facts.state_dir, 'containers', made, %r), 'w').write(%r)\n"
+        "found = [one.finding for one in engine.reap()]\n"
+        "try:\n    engine.get('bad')\nexcept GhaError as error:\n    found.append(error.what)\n"
         "other = engine.create(spec(%r), 'good')\n"
         "engine.remove('bad')\n"
-        "answer([found, [one.name for one in engine.list()]])" % (root, damage, root)
+        "answer([made[:12], found, [one.name for one in engine.list()]])" % (root, file, damage, root)
     )
-    assert said == [["warn"], ["good"]]
+    identity, found, left = said
+    assert len(found) == 1 and identity in found[0] and left == ["good"]
 
 
 def test_a_killed_monitor_is_unknown_and_never_success(driver: Driver) -> None:
@@ -440,3 +444,20 @@ def test_a_caller_who_reads_slowly_through_a_non_blocking_pipe_gets_all(driver: 
     )
     script = OUTPUT % (_root(driver), _usr(), reader)
     assert driver.run(script + "os.close(out)\nanswer([ended.exit_code, int(os.read(back, 100))])") == [0, 300000]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_processes_that_hang_in_the_kernel_are_told_and_never_success(driver: Driver, kept: bool) -> None:
+    """They cannot be had here at will, so the monitor is told that they are not gone yet."""
+    root = _root(driver)
+    said = driver.run(
+        "from gha_apptainer.node.engine import monitor\n"
+        "class Hanging:\n"
+        "    reap = staticmethod(lambda pid, limit: False)\n"
+        "    def __getattr__(self, name):\n        return getattr(process, name)\n"
+        "monitor.process, monitor._END_LIMIT = Hanging(), 0.2\n"
+        "main = ExecRequest(argv=('/usr/bin/true',), env=PATH)\n"
+        "ended = engine.run(spec(%r, main=main, mounts=(%s,), remove=%r), '', Stdio())\n"
+        "answer([ended.exit_code, ended.reason])" % (root, _usr(), not kept)
+    )
+    assert said[0] == 125 and "did not end within" in said[1]

@@ -35,6 +35,23 @@ def test_a_thousand_connections_at_once(driver: Driver, root: str) -> None:
     assert said == [True, True, True]
 
 
+def test_more_connections_than_descriptors_wait_for_their_turn(driver: Driver, root: str) -> None:
+    said = driver.run(
+        TALK + HELP + "import resource\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))\n"
+        "one = service(%r, 'echo', '0.0.0.0', 7000, ports=(Port(7000),))\n"
+        "opened(one, 7000)\n"
+        "port = engine.get(one).reach.ports[0].host\n"
+        "def ask(s):\n"
+        "    s.sendall(b'x'); s.shutdown(socket.SHUT_WR); data = s.makefile('rb').read(); s.close(); return data\n"
+        "many = [socket.create_connection(('127.0.0.1', port), 30) for _ in range(200)]\n"
+        "before = forwarder(one)\n"
+        "answer([sorted(set(ask(s).decode() for s in many[:100])), sorted(set(ask(s).decode() for s in many[100:])), forwarder(one) == before])"
+        % root
+    )
+    assert said == [["x|end"], ["x|end"], True]
+
+
 def test_half_a_gigabyte_each_way_in_flat_memory(driver: Driver, root: str) -> None:
     """The reader is slow at first: what he does not take must not pile up in the forwarder."""
     said = driver.run(
@@ -98,7 +115,7 @@ def _stop(driver: Driver, root: str, whom: str) -> Any:
         "port = engine.get(one).reach.ports[0].host\n"
         "s = socket.create_connection(('127.0.0.1', port), 10); s.sendall(b'x'); s.recv(10)\n"
         "m = monitor(one)\n"
-        "beside = children(m)\n"
+        "around = children(m)\n"
         "running = json.load(open(facts.state_dir + '/containers/' + one + '/running.json'))\n"
         "os.kill({'monitor': m, 'service': running['main'], 'init': running['init']}[%r], 9)\n"
         "def end():\n"
@@ -107,7 +124,7 @@ def _stop(driver: Driver, root: str, whom: str) -> Any:
         "s.settimeout(10)\n"
         "closed = end()\n"
         "ended = engine.wait(one, 20)\n"
-        "left = until(lambda: not [p for p in beside if process.start_time(p)]) and [p for p in beside if process.start_time(p)]\n"
+        "left = until(lambda: not [p for p in around if process.start_time(p)]) and [p for p in around if process.start_time(p)]\n"
         "refused = until(lambda: say('127.0.0.1', port) == 'ConnectionRefusedError')\n"
         "engine.remove(one); engine.reap()\n"
         "answer([closed, ended.exit_code, left, refused, os.listdir(facts.state_dir + '/networks'), os.listdir(facts.state_dir + '/addresses')])"

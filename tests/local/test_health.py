@@ -98,9 +98,9 @@ def test_a_killed_check_goes_on_where_it_was(driver: Driver, root: str) -> None:
     said = driver.run(
         TALK + HELP + CHECKED + "one = checked(%r, Health(('CMD', '/usr/bin/false'), interval=0.1, retries=100000))\n"
         "until(lambda: state(one)[1] > 2)\n"
-        "beside = [p for p in children(monitor(one)) if comm(p) == comm(monitor(one))]\n"
-        "os.kill(beside[0], 9)\n"
+        "checker = beside(one)\n"
+        "os.kill(checker[0], 9)\n"
         "known = state(one)[1]\n"
-        "answer([len(beside), until(lambda: state(one)[1] > known + 2), engine.get(one).state])" % root
+        "answer([len(checker), until(lambda: state(one)[1] > known + 2), engine.get(one).state])" % root
     )
     assert said == [1, True, "running"]

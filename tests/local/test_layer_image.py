@@ -22,7 +22,8 @@ said = []
 facts = dataclasses.replace(facts, **%(facts)r)
 settings = dataclasses.replace(settings, layer_memory=0, layer_image_bytes=%(size)d << 20)
 engine = open_engine(facts, settings, tell=said.append)
-engine._nature = lambda path: 'network'
+from gha_apptainer.node.engine import deciding
+deciding.Looks.nature = lambda *_: 'network'
 """
 CREATE = """
 identity = engine.create(spec(%(root)r, mounts=(Mount(source='/usr', target='/usr', read_only=True),), main=%(main)s))

@@ -181,3 +181,131 @@ def test_nobody_else_uses_a_loopback_port(driver: Driver, root: str) -> None:
     assert child.returncode == 0, err
     assert asked.stdout.split() == [b"ConnectionResetError"] * 3 + [b"TimeoutError"], asked
     assert json.loads(out.splitlines()[-1]) == ["x|end", "running"]
+
+
+def test_names_are_written_in_the_containers_own_view(driver: Driver, root: str) -> None:
+    """A container that makes /etc/hosts a link, or /etc itself, has its own file changed and nothing of the host's."""
+    outside = driver.images / "outside"
+    outside.mkdir()
+    (outside / "hosts").write_text("untouched\n")
+    driver.own(outside)
+    said = driver.run(
+        TALK + "outside = %r\n"
+        "one = service(%r, 'echo', '0.0.0.0', 80, name='one', network_name='n')\n"
+        "two = service(%r, 'echo', '0.0.0.0', 80, name='two', network_name='n', writable=False)\n"
+        "made = [run(one, '/usr/bin/sh', '-c', 'mv /etc /old; ln -s %%s /etc; mkdir -p %%s' %% (outside, outside)),"
+        " run(two, '/usr/bin/sh', '-c', 'echo x > /etc/hosts')]\n"
+        "three = service(%r, 'echo', '0.0.0.0', 80, name='three', network_name='n')\n"
+        "inside = until(lambda: 'three' in run(one, '/usr/bin/cat', outside + '/hosts')['out'])\n"
+        "fixed = until(lambda: 'three' in run(two, '/usr/bin/cat', '/etc/hosts')['out'])\n"
+        "run(three, '/usr/bin/sh', '-c', 'rm /etc/hosts; mkfifo /etc/hosts')\n"
+        "engine.remove(two)\n"
+        "again = until(lambda: run(three, '/usr/bin/timeout', '2', '/usr/bin/grep', '-c', 'one', '/etc/hosts')['out'] == '1\\n')\n"
+        "answer([[x['code'] for x in made], inside, fixed, again, engine.get(three).state])" % (str(outside), root, root, root)
+    )
+    assert said == [[0, 2 if said[0][1] == 2 else 1], True, True, True, "running"]
+    assert (outside / "hosts").read_text() == "untouched\n"
+    assert os.listdir(outside) == ["hosts"]
+
+
+def test_a_port_that_somebody_has_on_all_addresses_is_told_and_leaves_the_network_alone(driver: Driver, root: str) -> None:
+    said = driver.run(
+        TALK + "other = socket.create_server(('0.0.0.0', 0))\n"
+        "busy = other.getsockname()[1]\n"
+        "one = service(%r, 'echo', '0.0.0.0', busy, name='one', network_name='n')\n"
+        "two = engine.create(spec(%r, mounts=USR, network='private', network_name='n'))\n"
+        "engine.start(two)\n"
+        "blocked = until(lambda: list(engine.get(one).reach.blocked))\n"
+        'ask = \'import socket,sys; s=socket.create_connection(("one",int(sys.argv[1])),5); s.sendall(b"p"); s.shutdown(1); print(s.makefile().read())\'\n'
+        "inner = until(lambda: run(two, '/usr/bin/python3', '-I', '-c', ask, str(busy))['out'])\n"
+        "other.close()\n"
+        "answer([busy, blocked, inner, until(lambda: say(engine.get(one).reach.address, busy) == 'x|end'), list(engine.get(one).reach.blocked)])"
+        % (root, root)
+    )
+    busy, blocked, inner, freed, after = said
+    assert len(blocked) == 1
+    assert "port %d" % busy in blocked[0] and "0.0.0.0:%d" % busy in blocked[0]
+    assert inner == "p|end\n"
+    assert freed is True
+    assert after == []
+
+
+@pytest.mark.case("hooks-56")
+def test_many_members_on_one_port_all_reach_each_other(driver: Driver, root: str) -> None:
+    said = driver.run(
+        TALK + "import threading\n"
+        "names = ['m%%d' %% at for at in range(6)]\n"
+        "made = {name: service(%r, 'hello', '0.0.0.0', 80, name=name, hostname=name, network_name='crowd', start=False) for name in names}\n"
+        "children = []\n"
+        "for one in made.values():\n"
+        "    pid = os.fork()\n"
+        "    if pid == 0:\n"
+        "        engine.start(one)\n"
+        "        os._exit(0)\n"
+        "    children.append(pid)\n"
+        "codes = [os.waitpid(pid, 0)[1] for pid in children]\n"
+        "for one in made.values(): opened(one, 80)\n"
+        "ask = 'import socket,sys\\nfor n in sys.argv[1:]:\\n s=socket.create_connection((n,80),5); s.shutdown(1); print(s.makefile().read())'\n"
+        "answer([codes, [until(lambda: (lambda x: x['out'] if x['code'] == 0 else '')(run(one, '/usr/bin/python3', '-I', '-c', ask, *names))) for one in made.values()]])"
+        % root
+    )
+    assert said[0] == [0] * 6
+    assert said[1] == ["".join("m%d|end\n" % at for at in range(6))] * 6
+
+
+def test_a_monitor_killed_at_any_moment_of_the_start_leaves_nothing(driver: Driver, root: str) -> None:
+    """`driver` sees to it that no process is left; here: no name, no address, no membership."""
+    said = driver.run(
+        TALK + "found = []\n"
+        "for delay in (0, 0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1):\n"
+        "    one = service(%r, 'echo', '0.0.0.0', 80, name='one', network_name='n', ports=(Port(80),), start=False)\n"
+        "    pid = os.fork()\n"
+        "    if pid == 0:\n"
+        "        try: engine.start(one)\n"
+        "        except GhaError: pass\n"
+        "        os._exit(0)\n"
+        "    path = facts.state_dir + '/containers/' + one + '/monitor'\n"
+        "    until(lambda: os.path.exists(path))\n"
+        "    time.sleep(delay)\n"
+        "    os.kill(int(open(path).read().split()[0]), 9)\n"
+        "    os.waitpid(pid, 0)\n"
+        "    engine.remove(one)\n"
+        "    engine.reap()\n"
+        "    found.append([len(os.listdir(facts.state_dir + '/' + name)) for name in ('names', 'addresses', 'networks') if os.path.isdir(facts.state_dir + '/' + name)])\n"
+        "answer(found)" % root
+    )
+    assert all(sum(one) == 0 for one in said), said
+
+
+def test_root_inside_cannot_change_the_network_or_find_the_forwarder(driver: Driver, root: str) -> None:
+    said = driver.run(
+        TALK + "one = service(%r, 'echo', '0.0.0.0', 80, name='one', network_name='n', ports=(Port(80),))\n"
+        "two = service(%r, 'echo', '0.0.0.0', 80, name='two', network_name='n')\n"
+        "opened(one, 80); opened(two, 80)\n"
+        "attack = '''import fcntl, os, socket, struct\n"
+        "def tries(what):\n"
+        "    try:\n"
+        "        what()\n"
+        "        return 'done'\n"
+        "    except OSError as error:\n"
+        "        return error.errno\n"
+        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        "def down(name): fcntl.ioctl(s, 0x8914, struct.pack('16sh14x', name, 0))\n"
+        "def sysctl(): open('/proc/sys/net/ipv4/ip_forward', 'w').write('1')\n"
+        "def route():\n"
+        "    n = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)\n"
+        "    n.send(struct.pack('=IHHII', 32, 17, 5, 1, 0) + struct.pack('=BBHiII', 0, 0, 0, socket.if_nametoindex('eth0'), 0, 0))\n"
+        "    number = -struct.unpack_from('=i', n.recv(4096), 16)[0]\n"
+        "    if number: raise OSError(number, '')\n"
+        "names = [open('/proc/%%s/cmdline' %% p).read() for p in os.listdir('/proc') if p.isdigit() and int(p) != os.getpid()]\n"
+        "print(tries(lambda: down(b'eth0')), tries(lambda: down(b'lo')), tries(sysctl), tries(route), any('gha_apptainer' in n for n in names), sorted(n for _, n in socket.if_nameindex() if n in ('eth0', 'lo', 'gha0')))\n"
+        "'''\n"
+        "out = run(one, '/usr/bin/python3', '-I', '-c', attack)\n"
+        "answer([out['out'].strip(), out['err'], say('127.0.0.1', engine.get(one).reach.ports[0].host)])" % (root, root)
+    )
+    words, errors, answered = said
+    assert errors == ""
+    assert answered == "x|end"
+    first = words.split(" ", 4)
+    assert all(one in ("1", "13", "30") for one in first[:4]), words
+    assert first[4] == "False ['eth0', 'lo']"

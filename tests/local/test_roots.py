@@ -113,7 +113,10 @@ def test_an_image_of_root_without_fuse_is_copied(driver: Driver) -> None:
 def test_a_layer_where_the_kernels_overlay_fails_its_probe(driver: Driver) -> None:
     root = driver.own(_tree(driver))
     script = _start(str(root)).replace(
-        "made = spec(", "engine._overlay_reason = lambda layer, lower: 'the probe failed, says a test'\nmade = spec(", 1
+        "made = spec(",
+        "from gha_apptainer.node.engine import deciding\n"
+        "deciding.Looks.overlay_reason = lambda *_: 'the probe failed, says a test'\nmade = spec(",
+        1,
     )
     code, out, err, mechanism, _ = driver.run(script + CHANGES)
     assert (code, out) == (0, "more\nother"), err
@@ -176,7 +179,7 @@ def test_where_only_network_storage_is_the_layer_goes_to_memory(driver: Driver) 
     root = driver.own(_tree(driver))
     script = _start(str(root)).replace(
         "made = spec(",
-        "engine._nature = lambda path: 'network'\nengine._settings = dataclasses.replace(settings, layer_memory=8 << 20)\nmade = spec(",
+        "from gha_apptainer.node.engine import deciding\ndeciding.Looks.nature = lambda *_: 'network'\nengine._settings = dataclasses.replace(settings, layer_memory=8 << 20)\nmade = spec(",
         1,
     )
     full = "full = run(identity, '/usr/bin/dd', 'if=/dev/zero', 'of=/opt/big', 'bs=1M', 'count=20')\n"

@@ -20,7 +20,7 @@ def services_rootfs() -> str:
     return debian_image(os.environ, lambda _: None, PACKAGES)
 
 
-@pytest.mark.case("hooks-52", "hooks-53", "hooks-58")
+@pytest.mark.case("hooks-52", "hooks-53")
 def test_databases_and_a_web_server_answer_real_clients(driver: Driver, services_rootfs: str) -> None:
     root = str(driver.own(copy_image(services_rootfs, driver.images / "services")))
     said = driver.run(

@@ -195,6 +195,7 @@ def test_refusals_come_before_any_work(tool: Tool) -> None:
     assert "GPU" in err
 
 
+@pytest.mark.case("hooks-55", "hooks-63")
 def test_a_published_port_is_chosen_shown_and_reached(tool: Tool) -> None:
     served = ("httpd", "-f", "-h", "/srv", "-p", "80")
     check = ("--health-cmd", "wget -qO- http://127.0.0.1/hello", "--health-interval", "200ms", "--health-retries", "50")
@@ -223,6 +224,7 @@ def test_a_published_port_is_chosen_shown_and_reached(tool: Tool) -> None:
     assert "--network" in err
 
 
+@pytest.mark.case("hooks-66")
 def test_containers_of_one_network_find_each_other(tool: Tool) -> None:
     serve = ("sh", "-c", "echo found > /tmp/page; exec httpd -f -h /tmp -p 80")
     assert tool("run", "-d", "-q", "--name", "web", "--network", "job", "--network-alias", "www", tool.image, *serve)[0] == 0
@@ -231,6 +233,7 @@ def test_containers_of_one_network_find_each_other(tool: Tool) -> None:
     assert tool("run", "--rm", "-q", "--network", "private", tool.image, "wget", "-qO-", "http://www/page")[0] == 1
 
 
+@pytest.mark.case("hooks-62", "hooks-67")
 def test_name_servers_and_shared_memory(tool: Tool) -> None:
     options = ("--dns", "192.0.2.1", "--dns-search", "example.org", "--dns-option", "ndots:2", "--shm-size", "3m")
     code, out, _ = tool.run("sh", "-c", "cat /etc/resolv.conf; df -k /dev/shm | tail -1", options=options)

@@ -84,8 +84,12 @@ def children(pid):
     return [int(p) for t in os.listdir("/proc/%d/task" % pid) for p in open("/proc/%d/task/%s/children" % (pid, t)).read().split()]
 def monitor(made):
     return int(open(facts.state_dir + "/containers/" + made + "/monitor").read().split()[0])
+def beside(made):
+    # what the monitor forked and did not turn into the main process or into Apptainer
+    main = json.load(open(facts.state_dir + "/containers/" + made + "/running.json"))["main"]
+    return [p for p in children(monitor(made)) if comm(p) == comm(monitor(made)) and p != main]
 def forwarder(made):
-    return next((p for p in children(monitor(made)) if comm(p) == comm(monitor(made)) and len(os.listdir("/proc/%d/task" % p)) > 1), 0)
+    return next((p for p in beside(made) if len(os.listdir("/proc/%d/task" % p)) > 1), 0)
 def comm(pid):
     return open("/proc/%d/comm" % pid).read()
 def peak(pid):

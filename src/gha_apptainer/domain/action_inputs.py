@@ -6,14 +6,16 @@ validated before any work; an error names the input, its value and what is accep
 
 from __future__ import annotations
 
-from typing import Callable, Dict, List, Mapping, Tuple
-
 from gha_apptainer.domain.containers import Args, Env, Mount
 from gha_apptainer.domain.env_blocks import parse_env_block
 from gha_apptainer.domain.errors import InputError
 from gha_apptainer.domain.images import PULL_ALWAYS, PULL_IF_NOT_PRESENT, PULL_NEVER
 from gha_apptainer.domain.secrets import Secret
 from gha_apptainer.domain.values import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Dict, List, Mapping, Tuple
 
 PREFIX = "GHA_INPUT_"
 ENV_CONTEXT = "GHA_ENV_CONTEXT"

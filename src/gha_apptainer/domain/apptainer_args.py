@@ -7,12 +7,14 @@ are accepted; none is handed through as it is. Names are those of https://apptai
 
 from __future__ import annotations
 
-from typing import Dict, List, Tuple
-
 from gha_apptainer.domain.containers import GPU_NVIDIA, GPU_ROCM, Args, Env, Mount
 from gha_apptainer.domain.docker_values import csv_fields, target
 from gha_apptainer.domain.errors import InputError, Refused
 from gha_apptainer.domain.values import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, List, Tuple
 
 _SO = "so"
 

@@ -5,13 +5,10 @@ They stand here, and not with the other command lines in `node.apptainer`, becau
 
 from __future__ import annotations
 
-import re
-from typing import Tuple
-
 MINIMUM = (1, 3)
 """The oldest Apptainer that is taken: older ones lack options that the engine needs."""
 
-Args = Tuple[str, ...]
+Args = tuple[str, ...]
 
 
 def version_argv(apptainer: str) -> Args:
@@ -27,8 +24,10 @@ def trial_argv(apptainer: str, root: str, program: Args) -> Args:
     return (apptainer, "-s", "exec", "--userns", "--contain", "--no-home", "--no-mount", "hostfs,bind-paths", root, *program)
 
 
-def too_old(path: str, said: str) -> Tuple[str, str]:
+def too_old(path: str, said: str) -> tuple[str, str]:
     """Version, and why it is not good enough (empty: it is), from what `apptainer --version` printed."""
+    import re
+
     match = re.search(r"\bapptainer version (\d+)\.(\d+)\S*", said)
     if match is None:
         return "", "%s is no Apptainer: it says %r for its version" % (path, said.strip()[:200])

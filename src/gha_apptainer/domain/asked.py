@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Optional, Tuple
-
 from gha_apptainer.domain.containers import Args, Env, Mount, Port
 from gha_apptainer.domain.images import PULL_IF_NOT_PRESENT, Health
 from gha_apptainer.domain.values import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional, Tuple
 
 HOST_GATEWAY = "host-gateway"
 """Docker's word for the address of the machine itself."""

@@ -7,8 +7,6 @@ hand in; whether bind sources exist is told by `check_sources`, which takes the 
 
 from __future__ import annotations
 
-from typing import Callable, Dict, List, Mapping, Optional, Tuple
-
 from gha_apptainer.domain.apptainer_args import ApptainerArgs, parse_apptainer_args
 from gha_apptainer.domain.asked import HOST_GATEWAY, Asked
 from gha_apptainer.domain.containers import (
@@ -34,6 +32,10 @@ from gha_apptainer.domain.errors import HostUnfit, InputError, Refused
 from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.images import Health, Image, OciConfig
 from gha_apptainer.domain.values import replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Dict, List, Mapping, Optional, Tuple
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_STOP_SIGNAL = "SIGTERM"

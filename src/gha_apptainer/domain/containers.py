@@ -6,13 +6,15 @@ image's own passwd file, and reads no environment variable.
 
 from __future__ import annotations
 
-from typing import Mapping, Optional, Tuple
-
 from gha_apptainer.domain.images import Health, Image
 from gha_apptainer.domain.values import dataclass, field
 
-Args = Tuple[str, ...]
-Env = Tuple[Tuple[str, str], ...]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Mapping, Optional, Tuple
+
+Args = tuple[str, ...]
+Env = tuple[tuple[str, str], ...]
 """Environment in order; a name stands once. Names may be anything without `=` and NUL."""
 
 NETWORK_HOST, NETWORK_NONE, NETWORK_PRIVATE = "host", "none", "private"

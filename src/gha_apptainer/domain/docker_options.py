@@ -8,8 +8,6 @@ in whatever order they were written.
 
 from __future__ import annotations
 
-from typing import Dict, List, Mapping, Optional, Tuple
-
 from gha_apptainer.domain.asked import Asked
 from gha_apptainer.domain.containers import Args
 from gha_apptainer.domain.docker_table import (
@@ -26,10 +24,16 @@ from gha_apptainer.domain.docker_table import (
     Option,
     options_of,
 )
-from gha_apptainer.domain.docker_values import Reader, boolean
+from gha_apptainer.domain.docker_values import boolean
 from gha_apptainer.domain.errors import InputError, Refused
 from gha_apptainer.domain.images import Health
 from gha_apptainer.domain.values import dataclass, field
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, List, Mapping, Optional, Tuple
+
+    from gha_apptainer.domain.docker_values import Reader
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,18 @@ https://docs.docker.com/reference/cli/docker/container/run/.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
-
 from gha_apptainer.domain import docker_values as values
 from gha_apptainer.domain.asked import HOST_GATEWAY
 from gha_apptainer.domain.containers import NETWORK_PRIVATE, TMPFS, Mount, Port
-from gha_apptainer.domain.docker_values import Reader
 from gha_apptainer.domain.errors import InputError, Refused
 from gha_apptainer.domain.images import PULL_ALWAYS, PULL_IF_NOT_PRESENT, PULL_NEVER
 from gha_apptainer.domain.values import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+
+    from gha_apptainer.domain.docker_values import Reader
 
 HONOURED, APPROXIMATE, REFUSED = "honoured", "approximate", "refused"
 
@@ -59,9 +62,9 @@ class Draft:
 
 NO_WAY_OUT = "its containers reach each other and are reached by published ports; there is no way from them to other machines"
 
-
-Apply = Callable[[Draft, str, str], None]
-"""Takes the draft, the flag as the person wrote it, and its value ("true" or "false" for a switch)."""
+if TYPE_CHECKING:
+    Apply = Callable[[Draft, str, str], None]
+    """Takes the draft, the flag as the person wrote it, and its value ("true" or "false" for a switch)."""
 
 
 @dataclass(frozen=True)
@@ -517,7 +520,7 @@ _OWN = (
     Option("force", "kill it first if it runs", "f", verbs=(REMOVE,)),
     Option("volumes", "its anonymous volumes go with it; this changes nothing", "v", verbs=(REMOVE,)),
     Option("all", "show those that do not run as well", "a", verbs=(PS,)),
-    Option("filter", "show those with id=, name=, label=, status= or ancestor=", "f", "KEY=VALUE", True, (PS,)),
+    Option("filter", "show those with id=, name=, label=, status=, health=, network= or ancestor=", "f", "KEY=VALUE", True, (PS,)),
     Option("format", "table or json; templates are not understood", "", "FORMAT", verbs=(PS,)),
     Option("format", "only json, which it is anyway; templates are not understood", "f", "FORMAT", verbs=(INSPECT,)),
     Option("json", "one JSON document", verbs=(PS, INSPECT)),

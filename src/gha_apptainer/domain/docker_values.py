@@ -6,13 +6,15 @@ Docker's but cannot be honoured here. Sources: https://docs.docker.com/reference
 
 from __future__ import annotations
 
-from typing import Callable, Dict, List, Mapping, Optional, Tuple
-
 from gha_apptainer.domain.containers import ANONYMOUS, BIND, TMPFS, VOLUME, Mount
 from gha_apptainer.domain.errors import InputError, Refused
 
-Reader = Callable[[str], bytes]
-"""Gives the bytes of a file that an option names; raises OSError."""
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Dict, List, Mapping, Optional, Tuple
+
+    Reader = Callable[[str], bytes]
+    """Gives the bytes of a file that an option names; raises OSError."""
 
 _NAME_FIRST = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 _NAME_REST = _NAME_FIRST | frozenset("_.-")

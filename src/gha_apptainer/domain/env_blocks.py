@@ -6,10 +6,12 @@ NAME for the runner's own value.
 
 from __future__ import annotations
 
-from typing import Dict, List, Mapping, Tuple
-
 from gha_apptainer.domain.containers import Env
 from gha_apptainer.domain.errors import InputError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, List, Mapping, Tuple
 
 _FORMS = "write NAME=VALUE, NAME<<EOF … EOF for several lines, or NAME alone for the runner's value"
 

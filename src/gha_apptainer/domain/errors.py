@@ -18,7 +18,10 @@ code of the class. Codes never prove success inside the product: callers read th
 from __future__ import annotations
 
 import errno
-from typing import ClassVar, Sequence, Tuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar, Sequence, Tuple
 
 DOCKER_FAILURE = 125
 """Exit code of the docker-like verbs when the failure is ours and not the command's."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Tuple
-
 from gha_apptainer.domain.values import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Tuple
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Mapping, Optional, Tuple
-
 from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.image_refs import ImageRef
 from gha_apptainer.domain.images import Digest
 from gha_apptainer.domain.secrets import Secret
 from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.domain.values import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Mapping, Optional, Tuple
 
 CHOSEN, STANDBY, LOST = "chosen", "standby", "lost"
 """A route's verdict: taken; taken if the ones before it turn out not to hold; cannot serve."""

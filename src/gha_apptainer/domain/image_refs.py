@@ -7,11 +7,13 @@ Docker Hub's, a name of one part there is in `library/`, and a missing tag is `l
 from __future__ import annotations
 
 import os.path
-import re
-from typing import Optional, Tuple
 
 from gha_apptainer.domain.errors import InputError
 from gha_apptainer.domain.values import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional, Tuple
 
 DOCKER, ORAS, PATH = "docker", "oras", "path"
 DOCKER_HUB = "docker.io"
@@ -19,7 +21,7 @@ DOCKER_HUB_NAMES = (DOCKER_HUB, "index.docker.io", "registry-1.docker.io", "regi
 """Ways in which people spell Docker Hub; all become `docker.io`."""
 
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
-# compiled when first used: a start waits for none that its reference does not need
+# compiled when first used, and `re` loaded: a start waits for none that its reference does not need
 _REGISTRY = r"(?:%s(?:\.%s)*|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?" % (_LABEL, _LABEL)
 _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _TAG = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
@@ -76,7 +78,11 @@ def parse(text: str, cwd: str = "") -> ImageRef:
         raise _wrong(text, "it holds spaces or control characters at its ends or inside")
     if not text:
         raise _wrong(text, "it is empty")
-    scheme = re.match(_SCHEME, text) if "://" in text else None
+    if "://" not in text and _looks_like_path(text):
+        return _path(text, cwd)
+    import re
+
+    scheme = re.match(_SCHEME, text)
     if scheme is None:
         return _path(text, cwd) if _looks_like_path(text) else _remote(DOCKER, text, text)
     kind, rest = scheme.group(1).lower(), text[scheme.end() :]
@@ -103,6 +109,8 @@ def _path(text: str, cwd: str) -> ImageRef:
 
 
 def _remote(transport: str, rest: str, whole: str) -> ImageRef:
+    import re
+
     name, at, digest = rest.partition("@")
     if at and not re.fullmatch(_SHA256, digest):
         raise _wrong(whole, "the digest after @ must be sha256: and 64 lower-case hexadecimal digits")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Optional, Tuple
-
 from gha_apptainer.domain.errors import ImageFailed
 from gha_apptainer.domain.values import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional, Tuple
 
 SANDBOX, SIF = "sandbox", "sif"
 PULL_ALWAYS, PULL_IF_NOT_PRESENT, PULL_NEVER = "always", "if-not-present", "never"

@@ -6,10 +6,13 @@ The spellings are those of https://github.com/AIDASoft/run-lcg-view. A platform 
 from __future__ import annotations
 
 import re
-from typing import Tuple
 
 from gha_apptainer.domain.errors import InputError, Refused
 from gha_apptainer.domain.values import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Tuple
 
 RELEASES = "/cvmfs/sft.cern.ch/lcg/views"
 NIGHTLIES = "/cvmfs/sft-nightlies.cern.ch/lcg/views"

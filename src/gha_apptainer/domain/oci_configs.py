@@ -7,11 +7,12 @@ a known key of a wrong type makes the whole document untrusted, because guessing
 
 from __future__ import annotations
 
-import json
-from typing import Dict, List, Mapping, Optional, Tuple
-
 from gha_apptainer.domain.errors import Untrusted
 from gha_apptainer.domain.images import Health, OciConfig
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, List, Mapping, Optional, Tuple
 
 _NANOSECONDS = 1e9
 
@@ -30,6 +31,8 @@ def platform_of(data: bytes) -> Tuple[str, str, str]:
 def load_object(data: bytes, what: str) -> Mapping[str, object]:
     """A JSON object, or Untrusted naming `what`."""
     try:
+        import json
+
         raw = json.loads(data.decode("utf-8"))
     except ValueError as error:
         raise Untrusted("%s is not JSON: %s" % (what, error)) from error

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os.path
-from typing import Mapping
 
 from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.settings import NodeSettings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Mapping
 
 PRIVATE_APPTAINER = "apptainer-1"
 """Name of the private installation; the number changes when the way it is made does."""

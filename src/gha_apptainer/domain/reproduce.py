@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
-from typing import Tuple
 
 from gha_apptainer.domain.containers import Args, Env
 from gha_apptainer.domain.shells import PLACE, Script
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Tuple
 
 LIMIT = 4000
 """Scripts longer than this many characters are named, not quoted."""

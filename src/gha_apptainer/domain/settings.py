@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Mapping, Tuple
-
 from gha_apptainer.domain.values import dataclass, field
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar, Mapping, Tuple
 
 ROUTES = ("alias", "path", "cvmfs", "store", "registry")
 """The image routes in their usual order."""

@@ -5,11 +5,13 @@ https://docs.github.com/en/actions/reference/workflows-and-actions/workflow-synt
 
 from __future__ import annotations
 
-from typing import Dict, List, Tuple
-
 from gha_apptainer.domain.containers import Args
 from gha_apptainer.domain.errors import InputError
 from gha_apptainer.domain.values import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, List, Tuple
 
 PLACE = "{0}"
 """What stands for the script's path."""

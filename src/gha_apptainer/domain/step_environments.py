@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Dict, FrozenSet, Mapping, Optional, Tuple
 
 from gha_apptainer.domain.containers import Env
 from gha_apptainer.domain.errors import InputError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, FrozenSet, Mapping, Optional, Tuple
 
 PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
 """Passed on in small and in capital letters."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import signal
-from typing import ClassVar, Mapping, Tuple
 
 from gha_apptainer.domain.containers import ExitStatus
 from gha_apptainer.domain.errors import DOCKER_FAILURE, DOCKER_NOT_EXECUTABLE, DOCKER_NOT_FOUND
 from gha_apptainer.domain.values import dataclass, field
 from gha_apptainer.domain.verdicts import Verdict, Word
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar, Mapping, Tuple
 
 
 @dataclass(frozen=True)

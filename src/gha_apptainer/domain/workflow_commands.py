@@ -5,7 +5,10 @@ Escaping as in https://github.com/actions/toolkit/blob/main/docs/commands.md: a 
 
 from __future__ import annotations
 
-from typing import Mapping, Optional, Tuple
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Mapping, Optional, Tuple
+
 
 _DATA = (("%", "%25"), ("\r", "%0D"), ("\n", "%0A"))
 _PROPERTY = (*_DATA, (":", "%3A"), (",", "%2C"))

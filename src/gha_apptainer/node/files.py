@@ -8,9 +8,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import Callable, Iterator, List, Optional
 
 from gha_apptainer.domain.errors import EngineFailed, Untrusted, disk_full, is_disk_full
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Iterator, List, Optional
 
 READ_LIMIT = 64 << 20
 """The largest document that we read whole, in bytes."""

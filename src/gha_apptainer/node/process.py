@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
-from typing import TYPE_CHECKING, Optional, Tuple
 
 from gha_apptainer.domain.containers import Args, Env
 from gha_apptainer.domain.errors import HostUnfit, ProcessFailed, TimedOut
 from gha_apptainer.domain.values import dataclass
+from gha_apptainer.node.interpreter import signal
 
 _KILL_GRACE = 5.0
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import subprocess
+    from typing import Optional, Tuple
 
 BASE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -125,9 +126,9 @@ def reap(pid: int, limit: float) -> bool:
                 return True
         except ChildProcessError:
             return True
-        if time.monotonic() > deadline:
+        if time.monotonic() >= deadline:
             return False
-        time.sleep(0.001)
+        time.sleep(0.0002)
 
 
 def here() -> str:

@@ -10,11 +10,14 @@ import os
 import sys
 import time
 from contextlib import contextmanager
-from typing import Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
 
 from gha_apptainer.domain.errors import GhaError
 from gha_apptainer.domain.workflow_commands import command, harmless, masks
 from gha_apptainer.node.files import encode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Dict, Iterator, List, Mapping, Sequence, Tuple
 
 SHOWN = 10
 """How many errors, warnings and notices each GitHub shows of one step; more are said as plain lines."""

@@ -54,6 +54,16 @@ def test_what_was_published_is_found_and_another_key_is_not(store: Store, cache:
 Damage = Callable[[Path], object]
 
 
+def purge(entry: Path) -> None:
+    (entry / "tree/dir/file").unlink()
+    os.utime(entry / "used", (1, 1))
+
+
+def turn(top: Path) -> None:
+    (top / "link").unlink()
+    (top / "link").symlink_to("dir")
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -61,7 +71,7 @@ Damage = Callable[[Path], object]
         lambda entry: (entry / "layer.json").unlink(),
         lambda entry: (entry / "tree").rename(entry / "gone"),
         lambda entry: entry.chmod(0o777),
-        lambda entry: ((entry / "tree/dir/file").unlink(), os.utime(entry / "used", (1, 1))),
+        purge,
     ],
     ids=["document", "no document", "no tree", "open to others", "purged in part"],
 )
@@ -130,7 +140,7 @@ def test_the_digest_is_of_content_and_modes_and_not_of_times(tmp_path: Path) -> 
         lambda top: (top / "dir/file").chmod(0o600),
         lambda top: (top / "dir").chmod(0o700),
         lambda top: (top / "dir/file").rename(top / "dir/other"),
-        lambda top: ((top / "link").unlink(), (top / "link").symlink_to("dir")),
+        turn,
         lambda top: (top / "dir/file").rename(top / "file"),
         lambda top: (top / "empty").mkdir(),
         lambda top: os.mkfifo(top / "pipe"),

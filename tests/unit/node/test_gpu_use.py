@@ -23,5 +23,23 @@ def test_a_tool_that_is_missing_or_another_kind_gives_nothing(tmp_path: Path) ->
     with watched("nvidia", path, {}, query=("/does/not/exist",)):
         time.sleep(0.1)
     assert use_of(path) == ""
-    with watched("rocm", path + "2", {}):
+    with watched("none", path + "2", {}):
         assert not os.path.exists(path + "2")
+
+
+def test_amd_cards_tell_their_use(tmp_path: Path) -> None:
+    for name, busy, used in (("card0", "30", 3 << 30), ("card1", "50", 1 << 30), ("card0-DP-1", "", 0)):
+        device = tmp_path / "drm" / name / "device"
+        device.mkdir(parents=True)
+        if busy:
+            (device / "gpu_busy_percent").write_text(busy + "\n")
+            (device / "mem_info_vram_used").write_text("%d\n" % used)
+    path = tmp_path / "use"
+    with watched("rocm", str(path), {}, cards=str(tmp_path / "drm"), interval=0.1):
+        deadline = time.monotonic() + 30
+        while not (path.exists() and path.stat().st_size) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert use_of(str(path)) == "40 % busy on average, 50 % at most, 3072 MiB"
+    with watched("rocm", str(path) + "2", {}, cards="/does/not/exist"):
+        time.sleep(0.1)
+    assert use_of(str(path) + "2") == ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
@@ -148,7 +147,7 @@ class Machine:
             "GHA_APPTAINER": write(folder / "apptainer", "one"),
             "PATH": "/nowhere",
         }
-        self.kept = folder / "state" / "host.json"
+        self.kept = folder / "state" / "host.kept"
         monkeypatch.setattr(probing, "_try", self._try)
 
     def _try(self, *_: object) -> Dict[str, Any]:
@@ -212,28 +211,25 @@ def test_another_setting_is_another_machine(machine: Machine) -> None:
 
 
 def damaged(text: str) -> List[bytes]:
-    document = json.loads(text)
-    kept = document["kept"]
-    found: List[Any] = [
-        None,
-        [],
-        1,
-        "x",
-        {},
-        {**document, "form": 1},
-        {**document, "key": []},
-        {**document, "kept": []},
-        {**document, "until": "x"},
-    ]
-    found += [{**document, "kept": {**kept, name: 7}} for name in kept]
-    found += [{**document, "kept": {name: value for name, value in kept.items() if name != left}} for left in kept]
-    found += [
-        {**document, "kept": {**kept, "more": ""}},
-        {**document, "until": 1.0},
-        {**document, "kept": {**kept, "apptainer": "/bin/sh"}},
-    ]
-    found += [{**document, "kept": {**kept, "apptainer": ""}}]
-    return [json.dumps(one).encode() for one in found] + [b"", b"\xff\xfe", text.encode()[:-9], b"[" * 100000]
+    form, until, count, *rest = text.split("\0")
+    key, facts = rest[: int(count)], rest[int(count) : -1]
+    named = dict(fact.split("=", 1) for fact in facts)
+    assert set(named) == set(KEPT) and rest[-1] == "whole"
+
+    def made(form: str = form, until: str = until, count: str = count, key: List[str] = key, facts: List[str] = facts) -> bytes:
+        return "\0".join([form, until, count, *key, *facts, "whole"]).encode()
+
+    assert made().decode() == text
+
+    def with_fact(name: str, value: str) -> List[str]:
+        return ["%s=%s" % row for row in {**named, name: value}.items()]
+
+    found = [made(form="gha-apptainer host 2"), made(until="x"), made(until="1"), made(until="-1"), made(count="x"), made(count="0")]
+    found += [made(key=[]), made(key=[*key[1:], key[0]]), made(facts=[]), made(facts=[*facts, facts[0]]), made(facts=[*facts, "more="])]
+    found += [made(facts=[one for one in facts if one != left]) for left in facts]
+    found += [made(facts=with_fact(*row)) for row in (("apptainer", "/bin/sh"), ("apptainer", ""), ("apptainer_setuid", "7"))]
+    found += [made(facts=with_fact("apptainer_reason", "broken"))]
+    return [*found, b"", b"\0", b"\xff\xfe", text.encode()[:-9], text.encode()[:-6], b"[" * 100000]
 
 
 def test_what_is_forged_or_half_written_is_ignored_and_written_over(machine: Machine) -> None:

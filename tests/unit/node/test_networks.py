@@ -21,9 +21,13 @@ def spec(**more: object) -> ContainerSpec:
 
 
 def test_addresses_are_loopback_the_same_each_time_and_differ() -> None:
-    found = networks.candidates("hook:1", "postgres", 1000)
-    assert found == networks.candidates("hook:1", "postgres", 1000)
-    assert found[0] != networks.candidates("hook:2", "postgres", 1000)[0] != networks.candidates("hook:2", "redis", 1000)[0]
+    found = networks.candidates("/state", "hook:1", "postgres", 1000)
+    assert found == networks.candidates("/state", "hook:1", "postgres", 1000)
+    others = [("/other", "hook:1", "postgres", 1000), ("/state", "hook:2", "postgres", 1000), ("/state", "hook:1", "redis", 1000)]
+    assert (
+        len({found[0], networks.candidates("/state", "hook:1", "postgres", 1001)[0], *(networks.candidates(*one)[0] for one in others)})
+        == 5
+    )
     for one in found:
         assert one == socket.inet_ntoa(socket.inet_aton(one))
         assert one.startswith("127.") and not one.startswith("127.0.")

@@ -332,3 +332,20 @@ def test_interrupts_pipes_and_defects(command: Command, monkeypatch: pytest.Monk
     assert "cannot write /x" in err
     monkeypatch.setenv("GHA_APPTAINER_TRACE", "1")
     assert "Traceback" in command("version")[2]
+
+
+def test_ports_and_health_are_shown_and_filtered(command: Command) -> None:
+    command.outcomes["/bin/sh"] = Outcome(0, b"fine")
+    command("run", "-d", "--name", "web", "--network", "job", "-p", "8080:80", "--expose", "9", "--health-cmd", "check", "image")
+    command("run", "-d", "--name", "plain", "image")
+    shown = {row["Names"]: row for row in json.loads(command("ps", "--json")[1])["containers"]}
+    assert shown["web"]["Ports"] == "127.0.0.1:8080->80/tcp, 9/tcp"
+    assert shown["web"]["Status"] == "Up (healthy)"
+    assert (shown["plain"]["Ports"], shown["plain"]["Status"]) == ("", "Up")
+    assert "127.0.0.1:8080->80/tcp" in command("ps")[1]
+    for wish, names in (("health=healthy", ["web"]), ("health=none", ["plain"]), ("network=job", ["web"]), ("network=host", ["plain"])):
+        assert [json.loads(line)["Names"] for line in command("ps", "--format", "json", "--filter", wish)[1].splitlines()] == names
+    (found,) = json.loads(command("inspect", "web")[1])
+    assert found["NetworkSettings"]["Ports"] == {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": "8080"}], "9/tcp": None}
+    assert found["HostConfig"]["NetworkMode"] == "job"
+    assert found["State"]["Health"]["Log"][0]["Output"] == "fine"

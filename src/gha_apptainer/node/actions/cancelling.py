@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import signal
 from contextlib import contextmanager
-from typing import Iterator
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterator
 
 GRACE = 8.5
 """Seconds from the first signal to the end of the container: after the runner's SIGTERM, before its SIGKILL."""

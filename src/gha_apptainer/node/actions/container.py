@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from typing import TYPE_CHECKING, Dict, Mapping, Optional, Tuple
 
 from gha_apptainer.domain.action_inputs import CALLER_OUTPUT, PREFIX, from_variables, parse_inputs
 from gha_apptainer.domain.container_specs import DEFAULT_PATH, GPU_MASKS, check_sources, container_spec
@@ -33,7 +32,10 @@ from gha_apptainer.node.report import Progress, Report, add_outputs, add_summary
 from gha_apptainer.node.volumes import cvmfs
 from gha_apptainer.node.volumes.cvmfsexec import Cvmfsexec
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Dict, Mapping, Optional, Tuple
+
     from gha_apptainer.node.engine.protocol import Engine
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Mapping
 
 from gha_apptainer.domain.containers import Env
 from gha_apptainer.domain.errors import GhaError, HostUnfit
@@ -12,6 +11,10 @@ from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.node import host, process
 from gha_apptainer.node.report import Report
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Mapping
 
 INSTALL_LIMIT = 900.0
 _HOSTED = "github-hosted"

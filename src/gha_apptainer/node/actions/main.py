@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import Sequence
 
 from gha_apptainer.domain.errors import InputError
 from gha_apptainer.node.actions.container import ContainerStep
 from gha_apptainer.node.actions.surroundings import environment
 from gha_apptainer.node.report import for_github
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Sequence
 
 
 def main(argv: Sequence[str]) -> int:

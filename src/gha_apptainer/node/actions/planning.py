@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Callable, FrozenSet, List, Mapping, Optional, Tuple
 
 from gha_apptainer.domain import lcg_views, shells
 from gha_apptainer.domain.action_inputs import DEFAULT_IMAGE, ENV_CONTEXT, INPUTS, ActionInputs
@@ -18,6 +17,10 @@ from gha_apptainer.domain.lcg_views import View, repository_of
 from gha_apptainer.domain.shells import Script
 from gha_apptainer.domain.step_environments import added_paths, env_context, given_by_runner, step_environment
 from gha_apptainer.domain.values import dataclass, replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, FrozenSet, List, Mapping, Optional, Tuple
 
 FILE_COMMANDS = ("GITHUB_OUTPUT", "GITHUB_ENV", "GITHUB_PATH", "GITHUB_STEP_SUMMARY", "GITHUB_STATE", "GITHUB_EVENT_PATH")
 """Files through which a step talks to later steps, and the event; they are at their own paths inside."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import Optional, Sequence
 
 from gha_apptainer.domain.containers import Mount
 from gha_apptainer.domain.errors import GhaError
 from gha_apptainer.domain.images import SANDBOX, Image
 from gha_apptainer.node.engine.rootpaths import resolve
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional, Sequence
 
 
 def lacks_bash(image: Image, mounts: Sequence[Mount], path: str) -> bool:

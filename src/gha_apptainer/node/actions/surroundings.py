@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import Mapping, Optional, Tuple
 
 from gha_apptainer.domain.containers import GPU_NONE, GPU_NVIDIA
 from gha_apptainer.domain.errors import GhaError
 from gha_apptainer.node import process
 from gha_apptainer.node.files import decode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Mapping, Optional, Tuple
 
 _GPU_LIMIT = 10.0
 

@@ -8,6 +8,7 @@ from typing import Callable, List, Mapping, Optional, Tuple
 
 from gha_apptainer.domain.containers import NETWORK_HOST, NETWORK_NONE, TMPFS, ContainerSpec, ExecRequest, ExitStatus, Mount, Owner, Stdio
 from gha_apptainer.domain.errors import DiskFull, ImageFailed, InputError
+from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.images import SANDBOX
 from gha_apptainer.domain.values import dataclass, replace
 from gha_apptainer.node import files, process
@@ -18,6 +19,7 @@ from gha_apptainer.node.dockerfile.selecting import Root, Taken, digest_of, sele
 from gha_apptainer.node.dockerfile.stages import Step
 from gha_apptainer.node.dockerfile.surroundings import Surroundings, key_of
 from gha_apptainer.node.dockerfile.trees import Tree, flatten
+from gha_apptainer.node.engine import deciding
 from gha_apptainer.node.engine import trees as rooms
 from gha_apptainer.node.engine.containers import ApptainerEngine
 from gha_apptainer.node.images.filesystems import LOCAL
@@ -42,6 +44,21 @@ class Prepared:
     path: str = ""
 
 
+class _Known(deciding.Looks):
+    """What a build has found out once for all its containers."""
+
+    def __init__(self, whole_reason: str) -> None:
+        self._whole_reason = whole_reason
+
+    def nature(self, path: str) -> str:  # noqa: ARG002
+        """Where builds work is local storage."""
+        return LOCAL
+
+    def overlay_reason(self, upper_parent: str, lower: str, host: HostFacts) -> str:  # noqa: ARG002
+        """The same for every layer of the build."""
+        return self._whole_reason
+
+
 class Runner:
     """Runs commands of one build. `output` is a descriptor for what they print, -1 keeps it for errors."""
 
@@ -51,10 +68,8 @@ class Runner:
         self._engine = ApptainerEngine(
             type(host)(**{**host.__dict__, "fuse_overlayfs": ""}),  # a layer of the kernel's overlay, or a whole tree: nothing else is kept
             settings_for(around.settings, around.work.paths[0]),
-            overlay_reason=lambda _upper, _lower: around.whole_reason,
-            sif_offset=lambda _path: 0,
-            tell=around.tell,
-            nature=lambda _path: LOCAL,
+            around.tell,
+            _Known(around.whole_reason),
         )
         self._flat: List[Tuple[str, str]] = []
 

@@ -20,6 +20,8 @@ from gha_apptainer.node.engine import ports
 from gha_apptainer.node.engine.flat import JoinRecord
 from gha_apptainer.node.engine.records import Records
 
+LAST_WORDS = "forwarder.error"
+"""The file in a container's record directory in which a forwarder says why it cannot go on."""
 _READY_LIMIT = 30.0
 _END_LIMIT = 4.0
 _RESTARTS, _WITHIN = 5, 60.0
@@ -27,10 +29,13 @@ _RESTARTS, _WITHIN = 5, 60.0
 
 
 class _Attendant:
-    """One kind of process: how it is started, the one that runs, and when earlier ones were lost."""
+    """One kind of process: how it is started, the one that runs, and when earlier ones were lost.
 
-    def __init__(self, what: str, serve: Callable[[int, int], None], *, waits: bool) -> None:
-        self.what, self._serve, self._waits = what, serve, waits
+    With `words` it says when it is ready, and that is the file for its last words.
+    """
+
+    def __init__(self, what: str, serve: Callable[[int, int], None], words: str = "") -> None:
+        self.what, self._serve, self._words = what, serve, words
         self.pid = 0
         self._life = -1
         self._lost: List[float] = []
@@ -52,7 +57,7 @@ class _Attendant:
         self._life = life_out
         try:
             said = b"r"
-            if self._waits:
+            if self._words:
                 said = os.read(ready_in, 400) if select.select([ready_in], [], [], _READY_LIMIT)[0] else b"no answer"
         finally:
             os.close(ready_in)
@@ -69,12 +74,18 @@ class _Attendant:
         os.close(self._life)
         self.pid, self._life = 0, -1
         if len(self._lost) > _RESTARTS:
-            return "%s was lost %d times within a minute" % (self.what, len(self._lost))
+            return "%s was lost %d times within a minute%s" % (self.what, len(self._lost), self._last_words())
         try:
             self.start()
         except EngineFailed as error:
             return "%s was lost and cannot be started again: %s" % (self.what, error.cause)
         return ""
+
+    def _last_words(self) -> str:
+        try:
+            return ": " + files.decode(files.read_whole(self._words)) if self._words else ""
+        except OSError:
+            return ""  # it was killed
 
     def _gone(self) -> bool:
         try:
@@ -110,6 +121,13 @@ class Attendants:
             self._published = ports.open_published(spec, name, records)
             self._early = ports.early(spec)
 
+    def load(self) -> None:
+        """What they will need, while there is time."""
+        if self._spec.network == NETWORK_PRIVATE or self._spec.network_name:
+            from gha_apptainer.node.engine import forwarder  # noqa: F401
+        if self._spec.health is not None:
+            from gha_apptainer.node.engine import health_checks  # noqa: F401
+
     def start(self, init: int, root: str, record: JoinRecord, since: float) -> None:
         """Start what the container needs, before its main process. Raises EngineFailed."""
         spec = self._spec
@@ -122,7 +140,7 @@ class Attendants:
                 make = partial(forwarder.Forwarder, self._records, self._identity, spec, init, root, self._published, self._early)
                 forwarder.serve(make, life, ready, keep)
 
-            self._attendants.append(_Attendant("its port forwarder", forward, waits=True))
+            self._attendants.append(_Attendant("its port forwarder", forward, self._records.path(self._identity, LAST_WORDS)))
         if spec.health is not None:
 
             def check(life: int, ready: int) -> None:
@@ -131,7 +149,7 @@ class Attendants:
                 os.close(ready)
                 health_checks.serve(self._records, self._identity, spec, record, since, life)
 
-            self._attendants.append(_Attendant("its health check", check, waits=False))
+            self._attendants.append(_Attendant("its health check", check))
         for one in self._attendants:
             one.start()
 

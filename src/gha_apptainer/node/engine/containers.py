@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
-import signal
-import socket
 import time
-from typing import Callable, Iterator, List, NoReturn, Optional, Sequence, Tuple
 
 from gha_apptainer.domain.containers import NETWORK_PRIVATE, RUNNING, Container, ContainerSpec, ExecRequest, ExitStatus, LogLine, Stdio
-from gha_apptainer.domain.documents import from_plain, to_json
+from gha_apptainer.domain.documents import to_json
 from gha_apptainer.domain.errors import DOCKER_FAILURE, EngineFailed, GhaError, HostUnfit, InputError, Refused, TimedOut
 from gha_apptainer.domain.findings import OK, WARN, Finding
 from gha_apptainer.domain.hosts import HostFacts
-from gha_apptainer.domain.images import SIF
 from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.domain.values import replace
 from gha_apptainer.node import files, process
-from gha_apptainer.node.engine import flat, join, kernel, layers, logs, setup, starting, terminal
-from gha_apptainer.node.engine.foreground import MESSAGE, CancelledEarly, Foreground, monitor_error
-from gha_apptainer.node.engine.monitor import Job, Monitor
+from gha_apptainer.node.engine import channel as channels
+from gha_apptainer.node.engine import deciding, monitor, starting
 from gha_apptainer.node.engine.records import UNKNOWN, Records
 from gha_apptainer.node.engine.signals import forward_to, signal_number, signal_process
-from gha_apptainer.node.images.filesystems import NETWORK, measure
+from gha_apptainer.node.interpreter import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Iterator, List, NoReturn, Optional, Sequence, Tuple
+
+    from gha_apptainer.node.engine.foreground import Foreground
+    from gha_apptainer.node.interpreter import socket
 
 
 class ApptainerEngine:
@@ -34,15 +35,12 @@ class ApptainerEngine:
         self,
         host: HostFacts,
         settings: NodeSettings,
-        *,
-        overlay_reason: Callable[[str, str], str],
-        sif_offset: Callable[[str], int],
         tell: Callable[[str], None] = lambda _: None,
-        nature: Callable[[str], str] = lambda path: measure(path).nature,
+        looks: Optional[deciding.Looks] = None,
     ) -> None:
-        self._tell, self._nature = tell, nature
-        self._host, self._settings = host, settings
-        self._overlay_reason, self._sif_offset = overlay_reason, sif_offset
+        """`tell` hears of what costs time or space that nobody asked for, such as a private copy of an image."""
+        self._tell, self._host, self._settings = tell, host, settings
+        self._looks = deciding.Looks() if looks is None else looks
         self._records = Records(host.state_dir)
 
     # making and starting
@@ -80,11 +78,13 @@ class ApptainerEngine:
         Signals are handed on to the main process, as `docker run` does. With `grace` (seconds) the first signal cancels: the main
         process's whole session gets it, and what is left after the grace is killed.
         """
+        from gha_apptainer.node.engine.foreground import CancelledEarly, Foreground
+
         identity, spec = self._add(spec, name)
         foreground = Foreground(self._records, identity, stdio, grace)
         with foreground:
             try:
-                channel, monitor = self._launch(identity, stdio, attached=True, spec=spec)
+                channel, watcher = self._launch(identity, stdio, attached=True, spec=spec)
             except BaseException:
                 if spec.remove:
                     self._records.discard(identity)
@@ -93,18 +93,18 @@ class ApptainerEngine:
                 started = self._await_start(channel, foreground)
                 return foreground.judged(started if started is not None else foreground.wait(channel))
             except CancelledEarly as cancelled:
-                os.kill(monitor, signal.SIGKILL)  # mounts, helpers and Apptainer die with it
+                os.kill(watcher, signal.SIGKILL)  # mounts, helpers and Apptainer die with it
                 return ExitStatus(128 + cancelled.number, cancelled.number, reason="cancelled before its command started", ran=False)
             finally:
                 channel.close()
-                process.reap(monitor, setup.END_LIMIT)
+                process.reap(watcher, channels.END_LIMIT)
                 self._reap_quietly(identity)
 
     def _reap_quietly(self, identity: str) -> None:
         """See to what a monitor that was killed left behind; an ordinary end has left nothing to do."""
         try:
             self._reap_one(identity)
-            if self._records.monitor(identity) == (0, 0) and self._records.spec(identity).remove:
+            if self._records.monitor(identity) == (0, 0) and self._records.owner(identity)[2]:
                 self._records.discard(identity)  # it was killed before it could sign
         except FileNotFoundError:
             pass
@@ -135,69 +135,32 @@ class ApptainerEngine:
             if container.state == RUNNING:
                 raise InputError("container %s is running already" % container.name)
             spec = container.spec
-        base = records.path(identity)
-        layer = starting.layer_directory(identity, base, self._settings)
-        if os.path.dirname(layer) != base:
-            records.write(identity, "layer.path", layer)  # first: what is written down can be found again after a kill
-        os.makedirs(layer, mode=0o700, exist_ok=True)
-        foreign = layers.foreign_owner(spec.image, self._host)
-        lower = "" if spec.image.form == SIF else spec.image.rootfs
-        memory, image_file = self._layer_place(layer)
-        root = layers.plan_root(
-            spec.image,
-            self._host,
-            offset=self._sif_offset(spec.image.rootfs) if spec.image.form == SIF else 0,
-            foreign=foreign,
-            overlay_reason="" if foreign or image_file else self._overlay_reason("/dev/shm" if memory else layer, lower),
-            memory=memory,
-            image_file=image_file,
-            above=spec.layers,
-        )
-        plan = starting.plan_start(spec, self._host, base, os.path.join(records.state, "volumes"), _resolv_conf())
         for name in ("exit.json", "running.json", "join", "monitor", "reach.json", "health.json"):
-            files.remove_tree(os.path.join(base, name))
-        job = Job(identity, spec, root, plan, layer, attached, fresh_proc=not self._host.proc_reason)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            files.remove_tree(records.path(identity, name))
+        ours, theirs = channels.pair()
         child = os.fork()
         if child == 0:
-            self._in_child(job, ours, theirs, stdio, attached)
+            self._in_child(identity, spec, ours, theirs, stdio, attached)
         theirs.close()
         if not attached:
             os.waitpid(child, 0)  # the short-lived parent of a monitor that must not be our child
         return ours, child if attached else 0
 
-    def _layer_place(self, layer: str) -> Tuple[int, bool]:
-        """Bytes of memory for the writable layer, and whether it is in an image file, which is then there; else it lies as it is."""
-        nature = self._nature(layer)
-        if nature != NETWORK:
-            return 0, False
-        from gha_apptainer.node.engine import layer_image
-
-        if layer_image.kept(layer, self._host):
-            return 0, True
-        memory = layers.layer_memory(nature, self._settings.layer_memory, layers.available_memory())
-        if memory or not self._settings.layer_image_bytes:
-            return memory, False
-        reason = layer_image.make(layer, self._settings.layer_image_bytes, self._host, self._tell)
-        if reason:
-            self._tell("the writable layer lies on network storage as it is: " + reason)
-        return 0, not reason
-
-    def _in_child(self, job: Job, ours: socket.socket, theirs: socket.socket, stdio: Optional[Stdio], attached: bool) -> NoReturn:
+    def _in_child(
+        self, identity: str, spec: ContainerSpec, ours: socket.socket, theirs: socket.socket, stdio: Optional[Stdio], attached: bool
+    ) -> NoReturn:
         if not attached and os.fork():
             os._exit(0)
-        code = 70
         try:
             ours.close()
-            keep, channel = _keep_only(stdio, theirs)
-            Monitor(job, self._records, self._host, self._settings, channel, keep).main()
+            monitor.become(identity, spec, self._host, self._settings, theirs, stdio, self._looks, attached=attached)
         finally:
-            os._exit(code)
+            os._exit(70)
 
     def _await_start(self, channel: socket.socket, foreground: Optional[Foreground] = None) -> Optional[ExitStatus]:
         """Until the monitor says ready (None), that the main process could not start (its status), or an error (raised)."""
         while True:
-            limit, watched = setup.READY_LIMIT + 60, [channel.fileno()]
+            limit, watched = channels.READY_LIMIT + 60, [channel.fileno()]
             if foreground is not None:
                 foreground.forward_if_started()
                 limit = foreground.early_limit()
@@ -206,39 +169,39 @@ class ApptainerEngine:
             if foreground is not None and foreground.wake in ready:
                 foreground.woken()
                 continue
-            if not ready and foreground is not None and limit < setup.READY_LIMIT:
+            if not ready and foreground is not None and limit < channels.READY_LIMIT:
                 continue
             if not ready:
                 raise TimedOut("the container's monitor does not answer")
-            message, handle = terminal.receive_message(channel, MESSAGE)
+            data, handle = channels.receive(channel)
             if handle >= 0:
                 if foreground is not None:
                     foreground.master = handle
                 continue
-            if not message:
+            if not data:
                 raise EngineFailed("the container's monitor was lost while it started", cause="killed, or the machine is out of memory")
-            words = json.loads(message.decode())
-            if "note" in words:
-                self._tell(words["note"])
+            word, *texts = channels.read_message(data)
+            if word == channels.NOTE:
+                self._tell(texts[0])
                 continue
-            if "error" in words:
-                raise monitor_error(words["error"])
-            if "end" in words:
-                return from_plain(ExitStatus, words["end"])
-            return None
+            if word == channels.ERROR:
+                raise channels.read_error(tuple(texts))
+            return channels.read_end(tuple(texts)) if word == channels.END else None
 
     # inside a running one
 
     def exec(self, id: str, request: ExecRequest, stdio: Stdio) -> ExitStatus:
         """Run a command in a running container and wait for it. It dies with this process. Signals are handed on to it."""
+        from gha_apptainer.node.engine import flat, join, terminal
+
         identity = self._own(id)
         started = time.time()
         try:
             record = flat.read(self._records.path(identity, "join"))
         except (FileNotFoundError, ValueError):
             raise InputError("container %s is not running" % id) from None
-        mine, theirs = socket.socketpair()
-        with mine, theirs:
+        mine, theirs = channels.pair()
+        try:
             command = join.Command(
                 request.argv,
                 request.env,
@@ -258,12 +221,15 @@ class ApptainerEngine:
             handlers = forward_to(pid)
             try:
                 if request.tty:
-                    with terminal.Relay(stdio.stdin, stdio.stdout, terminal.receive(mine)) as relay:
+                    with terminal.Relay(stdio.stdin, stdio.stdout, channels.receive(mine)[1]) as relay:
                         relay.run(lambda: process.start_time(pid) == 0)
                 _, status, usage = os.wait4(pid, 0)
             finally:
                 for number, handler in handlers:
                     signal.signal(number, handler)
+        finally:
+            mine.close()
+            theirs.close()
         code = join.exit_code(status)
         killed = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         return ExitStatus(code, killed, False, started, time.time(), "", usage.ru_maxrss * 1024, usage.ru_utime + usage.ru_stime)
@@ -331,6 +297,8 @@ class ApptainerEngine:
 
         def ended() -> bool:
             return not process.alive(*self._records.monitor(identity))
+
+        from gha_apptainer.node.engine import logs
 
         return logs.read(self._records.path(identity, "log"), follow=follow, tail=tail, ended=ended)
 
@@ -407,8 +375,8 @@ class ApptainerEngine:
         if records.foreign(identity):
             return None
         monitor = records.monitor(identity)
-        spec = records.spec(identity)
-        owner_gone = spec.owner.pid != 0 and not process.alive(spec.owner.pid, spec.owner.started)
+        pid, started, remove = records.owner(identity)
+        owner_gone = pid != 0 and not process.alive(pid, started)
         if process.alive(*monitor):
             if not owner_gone:
                 return None
@@ -419,9 +387,9 @@ class ApptainerEngine:
             self._bury(identity)
             status = ExitStatus(DOCKER_FAILURE, finished=time.time(), reason="unknown: its monitor was killed")
             files.write_whole(records.path(identity, "exit.json"), to_json(status).encode())
-            if not spec.remove and not owner_gone:
+            if not remove and not owner_gone:
                 return Finding("monitor-killed", WARN, "container %s lost its monitor" % records.name(identity))
-        if (spec.remove and status is not None) or (owner_gone and (spec.remove or status is None)):
+        if (remove and status is not None) or (owner_gone and (remove or status is None)):
             records.discard(identity, status)
             return Finding("reaped", OK, "removed container %s, whose owner is gone" % identity[:12])
         return None
@@ -438,32 +406,5 @@ class ApptainerEngine:
 
 
 def open_engine(host: HostFacts, settings: NodeSettings, tell: Callable[[str], None] = lambda _: None) -> ApptainerEngine:
-    """The engine as every face uses it, with the host's own probes and the SIF reader behind it.
-
-    `tell` hears of what costs time or space that nobody asked for, such as a private copy of an image.
-    """
-    from gha_apptainer.node.host import overlay_probe
-    from gha_apptainer.node.images.sif import read_sif
-
-    def overlay_reason(upper_parent: str, lower: str) -> str:
-        return overlay_probe(upper_parent, lower, host)
-
-    return ApptainerEngine(host, settings, overlay_reason=overlay_reason, sif_offset=lambda path: read_sif(path).offset, tell=tell)
-
-
-def _keep_only(stdio: Optional[Stdio], channel: socket.socket) -> Tuple[Optional[Stdio], socket.socket]:
-    """In the forked monitor: hold on to the given streams and the channel, close everything else that was open in the caller."""
-    import fcntl
-
-    wanted = [channel.fileno()] + ([stdio.stdin, stdio.stdout, stdio.stderr] if stdio else [])
-    kept = [fcntl.fcntl(handle, fcntl.F_DUPFD_CLOEXEC, 3) if handle >= 0 else -1 for handle in wanted]
-    channel.detach()
-    kernel.close_others({0, 1, 2, *kept})
-    return (Stdio(*kept[1:]) if stdio else None), socket.socket(fileno=kept[0])
-
-
-def _resolv_conf() -> str:
-    try:
-        return files.decode(files.read_whole("/etc/resolv.conf", limit=1 << 20))
-    except OSError:
-        return ""
+    """The engine as every face uses it."""
+    return ApptainerEngine(host, settings, tell)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Callable, Optional, Tuple
@@ -31,3 +32,16 @@ class Elsewhere:
                 self._done.put((work(), None))
             except BaseException as error:  # noqa: BLE001  # it is raised where the work was given
                 self._done.put((None, error))
+
+
+def bound_socket(address: str, port: int, kind: int = socket.SOCK_STREAM) -> socket.socket:
+    """A socket of the calling thread's network namespace, bound."""
+    found = socket.socket(socket.AF_INET, kind | socket.SOCK_CLOEXEC)
+    try:
+        if kind == socket.SOCK_STREAM:
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind((address, port))
+        return found
+    except BaseException:
+        found.close()
+        raise

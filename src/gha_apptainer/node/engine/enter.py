@@ -7,10 +7,10 @@ the joiner imports, nothing more.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 
 from gha_apptainer.node.engine import flat, join
+from gha_apptainer.node.interpreter import signal
 
 _VALUES = {"-w": "cwd", "--workdir": "cwd", "-u": "user", "--user": "user", "-e": "env", "--env": "env"}
 _HEX = frozenset("0123456789abcdef")

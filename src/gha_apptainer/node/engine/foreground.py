@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
-import signal
-import socket
 import time
-from typing import Dict, List, Tuple
 
-from gha_apptainer.domain import errors
 from gha_apptainer.domain.containers import ExitStatus, Stdio
-from gha_apptainer.domain.documents import from_plain
-from gha_apptainer.domain.errors import DOCKER_FAILURE, EngineFailed, GhaError
+from gha_apptainer.domain.errors import DOCKER_FAILURE
 from gha_apptainer.domain.values import replace
-from gha_apptainer.node.engine import terminal
+from gha_apptainer.node.engine import channel as channels
 from gha_apptainer.node.engine.records import Records
-from gha_apptainer.node.engine.setup import READY_LIMIT
-from gha_apptainer.node.engine.signals import CANCELLING, PROXIED, Handler, signal_process, signal_session
+from gha_apptainer.node.engine.signals import CANCELLING, PROXIED, signal_name, signal_process, signal_session
+from gha_apptainer.node.interpreter import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List, Tuple
+
+    from gha_apptainer.node.engine.signals import Handler
+    from gha_apptainer.node.interpreter import socket
 
 _GONE = 30.0  # seconds for a killed container to be told
 _EARLY = 1.0  # seconds: a container that starts at all has started by then
-MESSAGE = 1 << 18
-"""The largest message of a monitor, in bytes."""
 
 
 class CancelledEarly(Exception):
@@ -87,7 +86,7 @@ class Foreground:
         """
         early = [number for number in self._pending if number in CANCELLING]
         if not early:
-            return READY_LIMIT + 60
+            return channels.READY_LIMIT + 60
         self._early = self._early or time.monotonic() + _EARLY
         left = self._early - time.monotonic()
         if left <= 0:
@@ -98,12 +97,14 @@ class Foreground:
         """The status, never success for work that was cancelled: a program may end with 0 when it is asked to stop."""
         if not self._cancelled or status.reason:
             return status
-        reason = "cancelled by %s" % signal.Signals(self._cancelled).name
+        reason = "cancelled by %s" % signal_name(self._cancelled)
         return replace(status, exit_code=status.exit_code or 128 + self._cancelled, reason=reason)
 
     def wait(self, channel: socket.socket) -> ExitStatus:
         """Until the monitor tells the end. No word from it is a failure that says so."""
         if self.master >= 0:
+            from gha_apptainer.node.engine import terminal
+
             with terminal.Relay(self._stdio.stdin, self._stdio.stdout, self.master) as relay:
                 relay.run(lambda: bool(select.select([channel], [], [], 0)[0]))
         while True:
@@ -124,18 +125,10 @@ class Foreground:
                 self.woken()
             if channel not in ready:
                 continue
-            message = channel.recv(MESSAGE)
-            if not message:
+            data = channel.recv(channels.MESSAGE)
+            if not data:
                 return ExitStatus(DOCKER_FAILURE, finished=time.time(), reason="unknown: the container's monitor was lost")
-            words = json.loads(message.decode())
-            if "error" in words:
-                raise monitor_error(words["error"])
-            return from_plain(ExitStatus, words["end"])
-
-
-def monitor_error(words: Dict[str, str]) -> GhaError:
-    """The monitor's error as the class it was there."""
-    kind = getattr(errors, words["kind"], EngineFailed)
-    if not (isinstance(kind, type) and issubclass(kind, GhaError)) or kind is errors.ProcessFailed:
-        kind = EngineFailed
-    return kind(words["what"], cause=words["cause"], remedy=words["remedy"])
+            word, *texts = channels.read_message(data)
+            if word == channels.ERROR:
+                raise channels.read_error(tuple(texts))
+            return channels.read_end(tuple(texts))

@@ -1,10 +1,9 @@
 """The process that carries a private container's traffic: a child of its monitor that dies with it.
 
 It lives in the container's network namespace and reaches two others through threads that stay there: the machine's own, where published
-ports and the container's loopback address are listened at, and the one at the far end of the container's network card (`links`),
-where the addresses of the other members of its network are. What listens outside follows what listens inside, so that a refused
-connection is refused everywhere. Loopback belongs to every user of a machine: a connection there is carried on only if its other end is
-a socket of this user.
+ports and the container's loopback address are listened at, and the one at the far end of the container's network card (`members`). What
+listens outside follows what listens inside, so that a refused connection is refused everywhere. Loopback belongs to every user of a
+machine: a connection there is carried on only if its other end is a socket of this user.
 """
 
 from __future__ import annotations
@@ -17,21 +16,21 @@ import signal
 import socket
 import time
 from functools import partial
-from typing import Callable, Dict, List, Mapping, Optional, Set, Tuple
+from typing import Callable, Dict, List, Optional, Set, Tuple
 
-from gha_apptainer.domain.containers import NETWORK_HOST, TCP, UDP, Args, ContainerSpec, Port, Reach
+from gha_apptainer.domain.containers import NETWORK_HOST, TCP, UDP, ContainerSpec, Port, Reach
 from gha_apptainer.domain.documents import to_json
-from gha_apptainer.node import files, process
-from gha_apptainer.node.engine import kernel, links, namespaces, networks, ports, rootpaths
+from gha_apptainer.node import files
+from gha_apptainer.node.engine import attendants, kernel, ports
 from gha_apptainer.node.engine.datagrams import Datagrams
-from gha_apptainer.node.engine.elsewhere import Elsewhere
+from gha_apptainer.node.engine.elsewhere import Elsewhere, bound_socket
 from gha_apptainer.node.engine.forwarding import Connection, Dial, Listener, Loop, connecting, dial_here
-from gha_apptainer.node.engine.gates import Gate, dial_gate
+from gha_apptainer.node.engine.gates import GATE, Gate
+from gha_apptainer.node.engine.members import Members
 from gha_apptainer.node.engine.records import Records
 from gha_apptainer.node.engine.sockets import Address, Table, by_port, overlaps
 
 READY = b"r"
-GATE = "gate"
 _PACES = ((3.0, 0.02), (60.0, 0.1), (float("inf"), 0.25))
 """Up to which age of the forwarder how often is looked for new listeners and members."""
 _RETRY = 1.0  # seconds until a port that could not be had is tried again
@@ -59,29 +58,27 @@ class Forwarder:
         self._published, self._early = published, {port.container: bound for port, bound in early}
         self._listeners: Dict[int, Listener] = {}
         self._at_address: Dict[int, Listener] = {}
-        self._at_members: Dict[Tuple[str, int], Listener] = {}
         self._datagrams: List[Datagrams] = []
-        self._member_datagrams: Dict[Tuple[str, int], Datagrams] = {}
         self._open: Dict[int, List[str]] = {}
         self._blocked: Dict[int, str] = {}
         self._retry: Dict[int, float] = {}
-        self._no_link = ""
         self._told: Tuple[object, ...] = ()
-        self._hosts: Tuple[Tuple[str, Args], ...] = ()
         self._since = time.monotonic()
-        self._membership = networks.Membership(records, spec.network_name, identity) if spec.network_name else None
-        self._names = networks.own_names(spec, records.name(identity), identity)
+        self.started = False
+        self._members: Optional[Members] = None
+        if spec.network_name:
+            self._members = Members(records, identity, spec, init, root, self._loop, self._connections)
 
     def run(self, life: int, ready: int) -> None:
         """Until the other end of `life` is closed; `ready` gets READY when everything that is known is in place."""
         os.chdir(self._records.path(self._identity))
-        _raise_files()
         if self._private:
             self._enter()
             self._gate = Gate(self._loop, GATE, self._connect)
             self._publish()
         self._look()
         self._loop.watch(life, select.EPOLLIN, lambda _: self._end())
+        self.started = True
         os.write(ready, READY)
         os.close(ready)
         self._loop.run()
@@ -96,33 +93,8 @@ class Forwarder:
         kernel.setns(inside, kernel.CLONE_NEWNET)
         os.close(inside)
         self._inside = Table()
-        if self._membership is not None:
-            try:
-                self._make_card()
-            except OSError as error:
-                self._no_link = "no other container of network %s can be reached: a network card cannot be made (%s)" % (
-                    self._spec.network_name,
-                    error.strerror,
-                )
-
-    def _make_card(self) -> None:
-        self._behind = Elsewhere(_new_network)
-        far: int = self._behind.do(lambda: os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
-        route = links.Route()
-        try:
-            route.drop(links.INSIDE)  # a forwarder before us had one
-            route.pair(far)
-            route.add_address(links.INSIDE, networks.inner(self._spec.address), links.PREFIX)
-            self._route: links.Route = self._behind.do(links.Route)
-            self._behind.do(self._set_up_behind)
-            route.up(links.INSIDE)
-        finally:
-            route.close()
-            os.close(far)
-
-    def _set_up_behind(self) -> None:
-        self._route.up(links.OUTSIDE)
-        self._route.add_network(links.OUTSIDE, "10.0.0.0", links.PREFIX)
+        if self._members is not None:
+            self._members.make_card()
 
     # connections
 
@@ -190,10 +162,10 @@ class Forwarder:
             self._open = by_port([row for row in self._inside.listeners() if row.local[1]])
             self._follow_published()
             self._follow_address()
-            for one in [*self._datagrams, *self._member_datagrams.values()]:
+            for one in self._datagrams:
                 one.sweep()
-        if self._membership is not None:
-            self._follow_members(self._membership.others())
+        if self._members is not None:
+            self._members.follow()
         self._tell()
         age = time.monotonic() - self._since
         self._loop.later(next(pace for until, pace in _PACES if age < until), self._look)
@@ -244,59 +216,11 @@ class Forwarder:
                     return "%s:%d is taken by %s process" % (*row.local, whose)
         return error.strerror or str(error)
 
-    def _follow_members(self, others: Mapping[str, networks.Member]) -> None:
-        """Their names in /etc/hosts, and listeners at their addresses behind our network card."""
-        if self._private and not self._no_link:
-            self._follow_member_ports(others)
-        if self._no_link:
-            lines: Tuple[Tuple[str, Args], ...] = ()
-        elif self._private:
-            itself = ("127.0.1.1", self._names)
-            lines = (itself, *((networks.inner(one.address), one.names) for one in others.values() if one.address))
-        else:
-            lines = tuple((one.address, one.names) for one in others.values() if one.address)
-        if lines != self._hosts:
-            self._write_hosts(lines)
-            self._hosts = lines
-
-    def _follow_member_ports(self, others: Mapping[str, networks.Member]) -> None:
-        wanted = {(one.address, port): identity for identity, one in others.items() for port in one.tcp if one.address}
-        wanted_datagrams = {(one.address, port): identity for identity, one in others.items() for port in one.udp if one.address}
-        for key in [one for one in self._at_members if one not in wanted]:
-            self._at_members.pop(key).close()
-        for key in [one for one in self._member_datagrams if one not in wanted_datagrams]:
-            self._member_datagrams.pop(key).close()
-        for key, identity in wanted.items():
-            if key not in self._at_members:
-                bound = self._bound_behind(*key, socket.SOCK_STREAM)
-                dial = partial(dial_gate, self._loop, os.path.join("..", identity, GATE), TCP, key[1])
-                self._at_members[key] = Listener(self._loop, bound, dial, self._connections)
-                self._at_members[key].listen()
-        for key, identity in wanted_datagrams.items():
-            if key not in self._member_datagrams:
-                bound = self._bound_behind(*key, socket.SOCK_DGRAM)
-                dial = partial(dial_gate, self._loop, os.path.join("..", identity, GATE), UDP, key[1])
-                self._member_datagrams[key] = Datagrams(self._loop, bound, dial)
-
-    def _bound_behind(self, address: str, port: int, kind: int) -> socket.socket:
-        def bind() -> socket.socket:
-            self._route.add_address(links.OUTSIDE, networks.inner(address), 32)
-            return bound_socket(networks.inner(address), port, kind)
-
-        bound: socket.socket = self._behind.do(bind)
-        return bound
-
-    def _write_hosts(self, lines: Tuple[Tuple[str, Args], ...]) -> None:
-        path = rootpaths.resolve(self._root, "/etc/hosts")
-        try:
-            before = files.decode(files.read_whole(path, limit=1 << 20))
-        except OSError:
-            before = ""
-        files.write_whole(path, files.encode(networks.hosts_with(before, lines)), mode=0o644)
-
     def _tell(self) -> None:
         """Our own word, for people and for the other members, when it has changed."""
-        blocked = tuple(text for _, text in sorted(self._blocked.items())) + ((self._no_link,) if self._no_link else ())
+        blocked = tuple(text for _, text in sorted(self._blocked.items()))
+        if self._members is not None and self._members.blocked:
+            blocked += (self._members.blocked,)
         told = (tuple(sorted(self._open)), blocked)
         if told == self._told:
             return
@@ -304,22 +228,19 @@ class Forwarder:
         if self._private:
             reach = Reach(self._spec.address, tuple(port for port, _ in self._published), *told)
             self._records.write(self._identity, "reach.json", to_json(reach))
-        if self._membership is not None:
-            udp = tuple(port.container for port in self._spec.exposed if port.protocol == UDP)
-            monitor = os.getppid()
-            where = (monitor, process.start_time(monitor), process.here())
-            self._membership.say(networks.Member(self._spec.address, self._names, told[0] if self._private else (), udp, *where))
+        if self._members is not None:
+            self._members.say(told[0])
 
     # the end
 
     def _end(self) -> None:
         """The container has ended: no new connections; those that there are deliver what they hold."""
-        for one in [*self._listeners.values(), *self._at_address.values(), *self._at_members.values()]:
+        for one in [*self._listeners.values(), *self._at_address.values()]:
             one.close()
-        for each in [*self._datagrams, *self._member_datagrams.values()]:
+        for each in self._datagrams:
             each.close()
-        if self._membership is not None:
-            self._membership.leave()
+        if self._members is not None:
+            self._members.leave()
         if self._private:
             self._gate.close()
         deadline = time.monotonic() + _DRAIN
@@ -333,24 +254,6 @@ class Forwarder:
                 self._loop.running = False
 
         drained()
-
-
-def _new_network() -> None:
-    kernel.unshare(kernel.CLONE_NEWNET)
-    namespaces.open_low_ports()
-
-
-def bound_socket(address: str, port: int, kind: int = socket.SOCK_STREAM) -> socket.socket:
-    """A socket of the calling thread's network namespace, bound."""
-    found = socket.socket(socket.AF_INET, kind | socket.SOCK_CLOEXEC)
-    try:
-        if kind == socket.SOCK_STREAM:
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind((address, port))
-        return found
-    except BaseException:
-        found.close()
-        raise
 
 
 def _sends_as(peer: Address) -> Set[int]:
@@ -378,16 +281,20 @@ def _raise_files() -> None:
 def serve(make: Callable[[], Forwarder], life: int, ready: int, keep: Set[int]) -> None:
     """In a fresh child of the monitor: be that forwarder, and nothing of what the monitor was. Never returns."""
     code = 0
+    made: Optional[Forwarder] = None
     try:
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         kernel.close_others({0, 1, 2, life, ready, *keep})
-        make().run(life, ready)
+        _raise_files()
+        made = make()
+        made.run(life, ready)
     except BaseException as error:  # noqa: BLE001  # the only way out of a forked process
         code = 70
-        try:
-            os.write(ready, files.encode("%s: %s" % (type(error).__name__, error))[:400])
-        except OSError:
-            pass  # it had said that it was ready; the monitor sees the end
+        words = files.encode("%s: %s" % (type(error).__name__, error))[:400]
+        if made is None or not made.started:
+            os.write(ready, words)
+        else:
+            files.write_whole(attendants.LAST_WORDS, words)  # the monitor sees the end, and reads why
     os._exit(code)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import heapq
+import resource
 import select
 import socket
 import struct
@@ -21,6 +22,7 @@ CHUNK = 1 << 16
 BACKLOG = 4096
 _AT_ONCE = 64
 _BREATH = 0.1  # seconds without accepting when descriptors have run out
+_SPARE = 96
 _STARVED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _RESET = struct.pack("ii", 1, 0)
 
@@ -38,6 +40,8 @@ class Loop:
         self._moments: List[Tuple[float, int, Callable[[], None]]] = []
         self._count = 0
         self.running = True
+        self.most = (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE) // 2
+        """So many connections there may be at once: two descriptors each, and some for everything else."""
 
     def watch(self, handle: int, events: int, call: Callable[[int], None]) -> None:
         """Call `call` with what has happened whenever one of `events` has; no events is `forget`."""
@@ -239,14 +243,16 @@ class Listener:
 
     def _ready(self, _: int) -> None:
         for _attempt in range(_AT_ONCE):
+            if len(self._connections) >= self._loop.most:
+                self._rest()
+                return
             try:
                 near, peer = self._bound.accept()
             except BlockingIOError:
                 return
             except OSError as error:
                 if error.errno in _STARVED:
-                    self._loop.forget(self._bound.fileno())
-                    self._loop.later(_BREATH, self._again)
+                    self._rest()
                 return
             try:
                 admitted = self._admit(peer[:2], near.getsockname()[:2])
@@ -258,6 +264,11 @@ class Listener:
                 connection.start()
             else:
                 connection.abort()
+
+    def _rest(self) -> None:
+        """Accept no more for a moment; callers wait in the kernel's queue meanwhile."""
+        self._loop.forget(self._bound.fileno())
+        self._loop.later(_BREATH, self._again)
 
     def _again(self) -> None:
         if self.listening:

@@ -15,6 +15,8 @@ from typing import Callable, List, Optional
 from gha_apptainer.domain.containers import TCP, UDP
 from gha_apptainer.node.engine.forwarding import BACKLOG, Dial, Got, Loop
 
+GATE = "gate"
+"""The socket's name in a container's record directory."""
 _AT_ONCE = 64
 
 

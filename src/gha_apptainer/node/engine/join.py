@@ -1,6 +1,6 @@
 """Enter a running container and become a command there: the path of every exec and of every main process.
 
-Imports are an allow-list (os, sys, ctypes, fcntl, resource, signal and three modules of ours), because their cost is every step's cost,
+Imports are an allow-list (os, sys, fcntl, resource, signal and a few modules of ours), because their cost is every step's cost,
 and because nothing may be imported once we are inside: the file system is the image's then.
 
 The order matters. We fork a doorman, so that the caller itself never enters. The doorman is not dumpable and in a session keyring of its
@@ -16,11 +16,11 @@ import fcntl
 import os
 import resource
 import select
-import signal
 import sys
 
 from gha_apptainer.node.engine import kernel, programs
 from gha_apptainer.node.engine.flat import JoinRecord
+from gha_apptainer.node.interpreter import signal
 
 MYPY = False
 if MYPY:  # type checkers take it for true; typing is not worth its import at run time
@@ -53,11 +53,13 @@ class JoinFailed(Exception):
 class Command:
     """What to become: `argv`, the whole `env` as pairs, `cwd`, `user` as Docker writes it, and three descriptors (-1: /dev/null).
 
+    `first` is done inside before anything else; it gets the host's /proc/self, held open, and raises OSError.
+
     `terminal` is a connected unix socket over which the master of a new pty in the container is sent, or -1; `open_terminal` makes
     that pty.
     """
 
-    __slots__ = ("argv", "create_cwd", "cwd", "env", "open_terminal", "stderr", "stdin", "stdout", "terminal", "user")
+    __slots__ = ("argv", "create_cwd", "cwd", "env", "first", "open_terminal", "stderr", "stdin", "stdout", "terminal", "user")
 
     def __init__(
         self,
@@ -71,10 +73,11 @@ class Command:
         create_cwd: bool = False,
         terminal: int = -1,
         open_terminal: Callable[[int], int] = lambda _: -1,
+        first: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.argv, self.env, self.cwd, self.user = argv, env, cwd, user
         self.stdin, self.stdout, self.stderr = stdin, stdout, stderr
-        self.create_cwd, self.terminal, self.open_terminal = create_cwd, terminal, open_terminal
+        self.create_cwd, self.terminal, self.open_terminal, self.first = create_cwd, terminal, open_terminal, first
 
 
 def spawn(record: JoinRecord, command: Command) -> int:
@@ -82,41 +85,71 @@ def spawn(record: JoinRecord, command: Command) -> int:
 
     Raises JoinFailed. The caller must have a single thread.
     """
-    if os.uname().machine != record.machine:
-        raise JoinFailed(OURS, "the container was started on another machine type (%s)" % record.machine)
-    program = kernel.sealed_memory_file("gha-apptainer", programs.machine_programs(record.machine).trampoline)
-    errors_in, errors_out = os.pipe2(os.O_CLOEXEC)
-    go_in, go_out = os.pipe2(os.O_CLOEXEC)
-    try:
-        kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
-        doorman = os.fork()
-        if doorman == 0:
-            _doorman(record, command, program, errors_out, go_in, (errors_in, go_out))
-        os.close(errors_out)
-        errors_out = -1
-        os.close(go_in)
-        go_in = -1
-        if not select.select([errors_in], [], [], _LIMIT)[0]:  # reading the image's passwd file can hang on a dead mount
-            os.kill(doorman, signal.SIGKILL)
-        _, status = os.waitpid(doorman, 0)
-        report = os.read(errors_in, 1 << 16)
-        pid = 0
-        if report[:1] == b"P":  # the doorman names the command's process, which may have failed by now
-            pid, report = int(report[1:9]), report[9:]
+    return Entered(record, command).go()
+
+
+class Entered:
+    """A command's process that has entered the container and waits there, in code of ours, for `go`. Raises JoinFailed as `spawn`."""
+
+    def __init__(self, record: JoinRecord, command: Command) -> None:
+        if os.uname().machine != record.machine:
+            raise JoinFailed(OURS, "the container was started on another machine type (%s)" % record.machine)
+        self._command = command
+        self._pid, self._report = 0, b""
+        self._errors, errors_out = os.pipe2(os.O_CLOEXEC)
+        go_in, self._go = os.pipe2(os.O_CLOEXEC)
+        program = kernel.sealed_memory_file("gha-apptainer", programs.machine_programs(record.machine).trampoline)
+        try:
+            kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+            doorman = os.fork()
+            if doorman == 0:
+                _doorman(record, command, program, errors_out, go_in, (self._errors, self._go))
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            for handle in (program, errors_out, go_in):
+                os.close(handle)
+        try:
+            if not select.select([self._errors], [], [], _LIMIT)[0]:  # reading the image's passwd file can hang on a dead mount
+                os.kill(doorman, signal.SIGKILL)
+            _, status = os.waitpid(doorman, 0)
+            self._report = os.read(self._errors, 1 << 16)
+            if self._report[:1] == b"P":  # the doorman names the command's process, which may have failed by now
+                self._pid, self._report = int(self._report[1:9]), self._report[9:]
+            if self._report or not self._pid or status:
+                raise self._failure()
+        except BaseException:
+            self.close()
+            raise
+
+    def go(self) -> int:
+        """Become the command; gives its pid."""
+        try:
             try:
-                os.write(go_out, b"g")
+                os.write(self._go, b"g")
             except BrokenPipeError:
                 pass  # it has failed by now, and its report says why
-        report += _read_all(errors_in)
-        if report or not pid or status:
-            if pid:
-                os.waitpid(pid, 0)
-            raise _failure(report, command)
-        return pid
-    finally:
-        for handle in (program, errors_in, errors_out, go_in, go_out):
+            self._report += _read_all(self._errors)
+            if self._report:
+                raise self._failure()
+            return self._pid
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Without `go` before, the process ends."""
+        for handle in (self._errors, self._go):
             if handle >= 0:
                 os.close(handle)
+        self._errors = self._go = -1
+
+    def _failure(self) -> JoinFailed:
+        os.close(self._go)
+        self._go = -1
+        if self._pid:
+            os.waitpid(self._pid, 0)
+        return _failure(self._report, self._command)
 
 
 def _read_all(handle: int) -> bytes:
@@ -150,6 +183,7 @@ def _doorman(record: JoinRecord, command: Command, program: int, errors: int, go
         host_self = os.open("/proc/self", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         sys.meta_path.clear()  # an import from here on would be the image's code
         _enter(record)
+        command.first(host_self)
         uid, gid, groups, home = find_user(command.user)
         single = bool(record.single)
         if single and (uid, gid) != (0, 0):

@@ -11,13 +11,16 @@ from __future__ import annotations
 import errno
 import os
 import time
-from typing import Callable, Tuple
 
 from gha_apptainer.domain.errors import EngineFailed, HostUnfit, disk_full, is_disk_full
 from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.node import files, process
 from gha_apptainer.node.engine import kernel, layers
 from gha_apptainer.node.host import trying
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Tuple
 
 _FILE, _DISK = "layer.ext4", "disk"
 LEAST = 64 << 20

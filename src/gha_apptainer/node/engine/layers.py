@@ -8,10 +8,8 @@ overlay fails its probe; a private copy where neither is possible. `plan_root` d
 from __future__ import annotations
 
 import os
-import signal
 import stat
 import time
-from typing import Callable, List, Optional, Tuple
 
 from gha_apptainer.domain.errors import DiskFull, EngineFailed, HostUnfit
 from gha_apptainer.domain.hosts import HostFacts
@@ -19,8 +17,12 @@ from gha_apptainer.domain.images import SIF, Image
 from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node import files, process
 from gha_apptainer.node.engine import kernel
-from gha_apptainer.node.host import trying
 from gha_apptainer.node.images.filesystems import NETWORK
+from gha_apptainer.node.interpreter import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, List, Optional, Tuple
 
 KERNEL, FUSE, COPY = "overlay", "fuse-overlayfs", "copy"
 _COPY_LIMIT = 3600.0  # seconds for a private copy of an image
@@ -165,7 +167,7 @@ def mount_root(plan: RootPlan, host: HostFacts, layer: str, *, single: bool, tel
         place, keeper = layer_image.mount(layer, host, tell)
         helpers.append(keeper)
         mounts.append(place)
-    for path in (place + "/upper", place + "/work", layer + "/merged", layer + "/image"):
+    for path in (place + "/upper", place + "/work", layer + "/merged", *((layer + "/image",) if plan.sif else ())):
         os.makedirs(path, mode=0o755, exist_ok=True)
     merged = os.path.join(layer, "merged")
     if plan.mechanism == COPY:
@@ -296,6 +298,8 @@ def _wait_served(target: str, name: str) -> None:
 
     It is made in a process of its own, because one that hangs could not be ended.
     """
+    from gha_apptainer.node.host import trying
+
     reason = trying.attempt(lambda: os.close(os.open(target, os.O_RDONLY | os.O_DIRECTORY)), _SERVE_LIMIT)
     if reason:
         raise EngineFailed("%s does not serve %s: %s" % (os.path.basename(name), target, reason), cause="the image is damaged, or FUSE is")

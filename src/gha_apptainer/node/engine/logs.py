@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Callable, Dict, Iterator, List, Tuple
 
 from gha_apptainer.domain.containers import LogLine
 from gha_apptainer.domain.errors import disk_full, is_disk_full
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Dict, Iterator, List, Tuple
 
 PART = 16 << 10
 """The longest piece of a line in one record, in bytes."""

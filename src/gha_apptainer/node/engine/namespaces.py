@@ -7,14 +7,17 @@ managers really work, yet holds no power over the host's own namespaces.
 from __future__ import annotations
 
 import os
-from typing import Tuple
 
 from gha_apptainer.domain.errors import EngineFailed, HostUnfit
 from gha_apptainer.domain.hosts import HostFacts, IdRange
 from gha_apptainer.node import process
 from gha_apptainer.node.engine import kernel
 
-IdMap = Tuple[Tuple[int, int, int], ...]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Tuple
+
+IdMap = tuple[tuple[int, int, int], ...]
 """Lines of /proc/PID/uid_map: first id inside, first id outside, count."""
 _ALL_IDS = 4294967295
 
@@ -116,11 +119,13 @@ def maps_one_id(pid: int) -> bool:
 def loopback_up() -> None:
     """Bring `lo` up in the network namespace that this process just made. man 7 netdevice, SIOCSIFFLAGS."""
     import fcntl
-    import socket
     import struct
 
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        fcntl.ioctl(probe, 0x8914, struct.pack("16sh14x", b"lo", 0x1))  # IFF_UP
+    from gha_apptainer.node.interpreter import socket
+
+    probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    fcntl.ioctl(probe.fileno(), 0x8914, struct.pack("16sh14x", b"lo", 0x1))  # IFF_UP
+    probe.close()
 
 
 def open_low_ports() -> None:

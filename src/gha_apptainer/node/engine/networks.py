@@ -39,11 +39,14 @@ class Member:
     place: str
 
 
-def candidates(scope: str, name: str, uid: int) -> Tuple[str, ...]:
-    """Loopback addresses for a container, the same ones in the same order each time. 127.0.x.x is left to others."""
+def candidates(state: str, scope: str, name: str, uid: int) -> Tuple[str, ...]:
+    """Loopback addresses for a container, the same ones in the same order each time. 127.0.x.x is left to others.
+
+    Whoever cannot see our claims, another user or another state directory, has other ones to begin with.
+    """
     found = []
     for number in range(_TRIES):
-        raw = hashlib.sha256(("%d\0%s\0%s\0%d" % (uid, scope, name, number)).encode("utf-8", "surrogateescape")).digest()
+        raw = hashlib.sha256(("%d\0%s\0%s\0%s\0%d" % (uid, state, scope, name, number)).encode("utf-8", "surrogateescape")).digest()
         found.append("127.%d.%d.%d" % (1 + raw[0] % 254, raw[1], 1 + raw[2] % 254))
     return tuple(found)
 
@@ -60,7 +63,7 @@ def claim_address(records: Records, identity: str, scope: str, name: str) -> str
         taken = {row.local[0] for row in table.listeners()}
     finally:
         table.close()
-    for address in candidates(scope, name, os.geteuid()):
+    for address in candidates(records.state, scope, name, os.geteuid()):
         if address not in taken and records.claim_address(address, identity):
             return address
     raise EngineFailed(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Iterator, Optional, Protocol, Sequence
-
 from gha_apptainer.domain.containers import Container, ContainerSpec, ExecRequest, ExitStatus, LogLine, Stdio
 from gha_apptainer.domain.findings import Finding
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterator, Optional, Protocol, Sequence
+else:
+    Protocol = object
 
 
 class Engine(Protocol):

@@ -2,7 +2,8 @@
 
 Layout of the state directory:
 
-    containers/ID/       spec.json, created; monitor (pid and start time), running.json, join while it runs; exit.json at the end;
+    containers/ID/       spec.json, owner (pid, start time, 1 if it is removed at its end); monitor (pid and start time), running.json,
+                         join while it runs; exit.json at the end;
                          reach.json (ports) and gate (a socket) by its forwarder, health.json by its health check;
                          log/, layer/ (or a link to where it lies), fs/ (hosts, tmp, …), volumes/ (anonymous)
     names/NAME           "ID PID STARTED PLACE": who holds a name, and the process that claimed it
@@ -18,9 +19,7 @@ pid namespaces of one, may share a state directory: what belongs to another plac
 from __future__ import annotations
 
 import os
-import re
 import time
-from typing import List, Optional, Sequence, Tuple
 
 from gha_apptainer.domain.containers import (
     CREATED,
@@ -39,9 +38,13 @@ from gha_apptainer.domain.findings import OK, WARN, Finding
 from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node import files, process
 
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
-_ID = re.compile(r"[0-9a-f]{64}")
-_HALF = re.compile(r".*\.([0-9]+)\.[0-9a-f]+\.new")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List, Optional, Sequence, Tuple
+
+_HEX = frozenset("0123456789abcdef")
+_ALNUM = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
+_NAME_LETTERS = _ALNUM | frozenset("_.-")
 UNKNOWN = "unknown: its monitor left no record"
 _KEEP_ENDED = 3600.0  # seconds that the end of a removed container can still be asked for
 
@@ -58,6 +61,22 @@ class Running:
     layer: str
     mechanism: str
     interactive: bool = False
+
+
+def _is_name(text: str) -> bool:
+    """Docker's rule for names."""
+    return text[:1] in _ALNUM and _NAME_LETTERS.issuperset(text)
+
+
+def _is_id(text: str) -> bool:
+    return len(text) == 64 and _HEX.issuperset(text)
+
+
+def _half_made_by(name: str) -> int:
+    """The pid in the name of a file that `files.write_once` is still writing; 0 for any other name."""
+    parts = name.rsplit(".", 3)
+    made = len(parts) == 4 and parts[1].isdigit() and parts[2] and _HEX.issuperset(parts[2]) and parts[3] == "new"
+    return int(parts[1]) if made else 0
 
 
 def _me() -> Tuple[int, int, str]:
@@ -82,7 +101,7 @@ class Records:
     def add(self, identity: str, spec: ContainerSpec, name: str) -> None:
         """Write a new container's directory and claim its name (one made of its id if empty). Raises InputError for a taken name."""
         chosen = name or "c-" + identity[:12]
-        if not _NAME.fullmatch(chosen):
+        if not _is_name(chosen):
             raise InputError("%r is no container name" % name, remedy="use letters, digits, dot, dash and underscore")
         mine = _me()
         making = os.path.join(self.state, "containers", ".new-%d-%d-%s-%s" % (*mine, identity))
@@ -91,6 +110,8 @@ class Records:
             files.write_whole(os.path.join(making, "spec.json"), to_json(spec).encode())
             files.write_whole(os.path.join(making, "name"), files.encode(chosen))
             files.write_whole(os.path.join(making, "place"), files.encode(mine[2]))
+            belongs = "%d %d %d" % (spec.owner.pid, spec.owner.started, spec.remove)
+            files.write_whole(os.path.join(making, "owner"), files.encode(belongs))
             claim = os.path.join(self.state, "names", chosen)
             if not files.write_once(claim, files.encode("%s %d %d %s" % (identity, *mine))):
                 raise InputError(
@@ -104,20 +125,27 @@ class Records:
 
     def discard(self, identity: str, status: Optional[ExitStatus] = None) -> None:
         """Remove a container's directory, layer and name; `status` stays behind for who still waits. Gone already is fine."""
+        for path in self.retire(identity, status):
+            files.remove_tree(path)
+
+    def retire(self, identity: str, status: Optional[ExitStatus] = None) -> Tuple[str, ...]:
+        """The first half of `discard`: from here on the container is not there any more. Gives the directories that are left to remove."""
         if status is not None:
-            files.write_whole(os.path.join(self.state, "ended", identity + ".json"), to_json(status).encode())
+            self.leave_end(identity, status)
         name, layer = self.name(identity), self.layer(identity)
         going = os.path.join(self.state, "containers", ".gone-%d-%d-%s-%s" % (*_me(), identity))
         try:
             os.rename(self.path(identity), going)
         except FileNotFoundError:
-            return
+            return ()
         self._release("names", name, identity)
         for address in self._addresses():
             self._release("addresses", address, identity)
-        if layer:
-            files.remove_tree(layer)
-        files.remove_tree(going)
+        return (layer, going) if layer else (going,)
+
+    def leave_end(self, identity: str, status: ExitStatus) -> None:
+        """How a container ended that is removed, for who still waits."""
+        files.write_whole(os.path.join(self.state, "ended", identity + ".json"), to_json(status).encode())
 
     def _addresses(self) -> Sequence[str]:
         try:
@@ -213,8 +241,8 @@ class Records:
             identity, pid, started, place = files.decode(files.read_whole(claim)).split(" ")
             stale = not os.path.isdir(self.path(identity)) and not process.elsewhere(place) and not process.alive(int(pid), int(started))
         except ValueError:
-            maker = _HALF.fullmatch(name)
-            stale = maker is not None and not process.start_time(int(maker.group(1)))
+            maker = _half_made_by(name)
+            stale = maker != 0 and not process.start_time(maker)
         if stale:
             os.unlink(claim)
         return ""
@@ -226,7 +254,7 @@ class Records:
         top = os.path.join(self.state, "containers")
         found: List[Tuple[float, str]] = []
         for entry in os.listdir(top):
-            if _ID.fullmatch(entry):
+            if _is_id(entry):
                 try:
                     found.append((os.lstat(os.path.join(top, entry, "spec.json")).st_mtime, entry))
                 except FileNotFoundError:
@@ -235,14 +263,14 @@ class Records:
 
     def find(self, wanted: str) -> str:
         """The id of a container named by name, id or a unique beginning of it. Raises InputError."""
-        if _NAME.fullmatch(wanted):
+        if _is_name(wanted):
             try:
                 identity = files.decode(files.read_whole(os.path.join(self.state, "names", wanted))).split(" ")[0]
-                if _ID.fullmatch(identity) and os.path.isdir(self.path(identity)):
+                if _is_id(identity) and os.path.isdir(self.path(identity)):
                     return identity
             except FileNotFoundError:
                 pass
-        if re.fullmatch(r"[0-9a-f]{1,64}", wanted):
+        if 0 < len(wanted) <= 64 and _HEX.issuperset(wanted):
             matches = [one for one in self.ids() if one.startswith(wanted)]
             if len(matches) == 1:
                 return matches[0]
@@ -252,7 +280,11 @@ class Records:
 
     def spec(self, identity: str) -> ContainerSpec:
         """What the container was made from."""
-        return from_json(ContainerSpec, self._text(identity, "spec.json"))
+        try:
+            return from_json(ContainerSpec, self._text(identity, "spec.json"))
+        except Untrusted as error:
+            what = "the record of container %s cannot be read: %s" % (identity[:12], error.what)
+            raise Untrusted(what, cause=error.cause, remedy="gha-apptainer rm -f " + identity[:12]) from error
 
     def name(self, identity: str) -> str:
         """The container's name, empty if it is gone."""
@@ -286,6 +318,17 @@ class Records:
             return 0, 0
         except ValueError as error:
             raise Untrusted("%s is not a monitor's record" % self.path(identity, "monitor")) from error
+
+    def owner(self, identity: str) -> Tuple[int, int, bool]:
+        """pid and start time of the owner (0: none), and whether the container is removed at its end; every command asks this of all."""
+        try:
+            pid, started, remove = self._text(identity, "owner").split(" ")
+            return int(pid), int(started), remove == "1"
+        except FileNotFoundError:  # gone, or made by a version that had only this
+            spec = self.spec(identity)
+            return spec.owner.pid, spec.owner.started, spec.remove
+        except ValueError as error:
+            raise Untrusted("%s is not an owner's record" % self.path(identity, "owner")) from error
 
     def foreign(self, identity: str) -> bool:
         """Whether the container belongs to another place, where its pids mean something that they do not mean here."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import List
 
 from gha_apptainer.domain.errors import EngineFailed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List
 
 _LINKS = 40  # as the kernel, man 7 path_resolution
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
-import signal
 import time
-from typing import List, Tuple
 
 from gha_apptainer.domain.containers import BIND, TMPFS
 from gha_apptainer.domain.errors import EngineFailed, InputError, TimedOut
@@ -14,13 +13,15 @@ from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node import apptainer, files, process
 from gha_apptainer.node.engine import kernel, namespaces, programs, rootpaths
+from gha_apptainer.node.engine.channel import END_LIMIT, READY_LIMIT
 from gha_apptainer.node.engine.layers import Root
 from gha_apptainer.node.engine.starting import GPU_LIBRARIES, HOLDER, Placed, StartPlan
+from gha_apptainer.node.interpreter import signal
 
-END_LIMIT = 10.0
-"""Seconds for what was killed to disappear; what hangs in the kernel cannot be waited for."""
-READY_LIMIT = 300.0
-"""Seconds until a container must hold; CVMFS may have to fetch its files first."""
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, List, Tuple
+
 _APT = "/etc/apt/apt.conf.d"
 APT_FILE = _APT + "/zz-gha-apptainer"
 _APT_ROOT = b"""// Written by gha-apptainer: this container has one user id, and apt checks that it could switch to its own.
@@ -29,6 +30,8 @@ APT::Sandbox::User "root";
 """apt.conf(5), the APT group: who downloads. An emulated switch would pass, but apt asks getgid(2) whether it came about."""
 _GPU_PROGRAMS = tuple("/usr/bin/nvidia-" + name for name in ("smi", "debugdump", "persistenced", "cuda-mps-control", "cuda-mps-server"))
 """The programs of Apptainer's nvliblist.conf, where drivers install them."""
+_REMOUNT = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY
+_CLOSED = kernel.MOUNT_ATTR_RDONLY | kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV | kernel.MOUNT_ATTR_NOEXEC
 ROOMS = ("proc", "sys", "dev", "tmp", "var/tmp", "etc")
 """Directories that every root needs."""
 KERNEL_ROOMS = ("/proc", "/sys", "/dev")
@@ -39,9 +42,10 @@ SHIELDED_SYS = ("/sys",)
 
 @dataclass(frozen=True)
 class Held:
-    """A container that is up: pids of Apptainer and of the container's init, and the pipe on whose other end its life hangs."""
+    """A container that is up: pids and start times of Apptainer and of the container's init, and the pipe on which its life hangs."""
 
     starter: int
+    starter_started: int
     init: int
     init_started: int
     life: int
@@ -127,9 +131,21 @@ def _make_source(one: Placed, image_path: str) -> None:
 
 
 def hold(
-    host: HostFacts, plan: StartPlan, root: Root, binds: Tuple[apptainer.Bind, ...], *, config: str, fresh_proc: bool, talk: str
+    host: HostFacts,
+    plan: StartPlan,
+    root: Root,
+    binds: Tuple[apptainer.Bind, ...],
+    *,
+    config: str,
+    fresh_proc: bool,
+    talk: str,
+    meanwhile: Callable[[], None] = lambda: None,
+    early: Callable[[int, int], None] = lambda _init, _started: None,
 ) -> Held:
-    """Start Apptainer around the holder and wait until it holds. What Apptainer says goes to the file `talk`.
+    """Start Apptainer around the holder and wait until it holds. What Apptainer says goes to the file `talk`; `meanwhile` is done first.
+
+    Between a root that is in place and the holder that runs in it Apptainer takes a fifth of its time. As soon as the first is seen,
+    `early` is called with the init's pid and start time; it must not let anything of the container run yet. It may never be called.
 
     Raises EngineFailed with Apptainer's own words, or TimedOut.
     """
@@ -142,13 +158,14 @@ def hold(
     os.close(life_in)
     os.close(ready_out)
     try:
-        _await_ready(ready_in, talk)
+        meanwhile()
+        _await_ready(ready_in, talk, lambda: _root_in_place(starter, early))
         init = namespaces.find_init(starter)
         started = process.start_time(init)
         if not init or not started:
             raise EngineFailed("the container ended while it was being started", cause=_said(talk))
         os.unlink(root.merged + HOLDER)
-        return Held(starter, init, started, life_out, ready_in)
+        return Held(starter, process.start_time(starter), init, started, life_out, ready_in)
     except BaseException:
         os.close(life_out)
         os.close(ready_in)
@@ -170,21 +187,41 @@ def _become_apptainer(argv: Tuple[str, ...], plan: StartPlan, ends: Tuple[int, i
             os.dup2(handle, number)
         os.chdir("/")
         # not the folder of Apptainer: it would try the FUSE programs there at every start, and we give it a plain directory
-        env = {"PATH": process.BASE_PATH, "HOME": "/", "LANG": "C.UTF-8"}
+        # GOGC: it starts four times over as a Go program, none of which lives long enough for a collection to pay
+        env = {"PATH": process.BASE_PATH, "HOME": "/", "LANG": "C.UTF-8", "GOGC": "off"}
         os.execve(argv[0], list(argv), env)
     except BaseException as error:  # noqa: BLE001  # the only way out of a forked process
         os.write(2, files.encode("cannot start %s: %s\n" % (argv[0], error)))
     os._exit(127)
 
 
-def _await_ready(ready: int, talk: str) -> None:
+def _root_in_place(starter: int, early: Callable[[int, int], None]) -> bool:
+    """Whether the container's init has our root already, and all that Apptainer mounts in it before it changes to it."""
+    init = namespaces.find_init(starter)
+    if not init:
+        return False
+    try:
+        os.stat("/proc/%d/root%s" % (init, HOLDER))
+    except OSError:
+        return False
+    started = process.start_time(init)
+    if started:
+        early(init, started)
+    return True
+
+
+def _await_ready(ready: int, talk: str, look: Callable[[], bool]) -> None:
     deadline = time.monotonic() + READY_LIMIT
+    looks, pause = 100, 16  # milliseconds: earlier than the first look no root is in place, and a slow start needs no haste
     poller = select.poll()
     poller.register(ready, select.POLLIN | select.POLLHUP)
     while True:
         left = deadline - time.monotonic()
         if left <= 0:
             raise TimedOut("the container did not start within %d s" % READY_LIMIT, cause=_said(talk))
+        if looks > 0 and not poller.poll(pause):
+            looks, pause = 0 if look() else looks - 1, 2
+            continue
         if poller.poll(left * 1000):
             if os.read(ready, 1) == b"\n":
                 return
@@ -202,11 +239,22 @@ def _said(talk: str) -> str:
         return ""
 
 
-def shield(held: Held, *, read_only: bool, rooms: Tuple[str, ...]) -> None:
+def shield(host_self: int, *, read_only: bool, rooms: Tuple[str, ...]) -> None:
     """In the container's own mount namespace: make the root read-only, and the kernel's `rooms` (SHIELDED) where our root is the host's.
 
-    Root of an identity map is the host's uid 0 to /proc/sys, which asks for the id and not for capabilities.
+    Root of an identity map is the host's uid 0 to /proc/sys, which asks for the id and not for capabilities. `host_self` is the
+    host's /proc/self, held open. To be called before anything of the container runs. Raises OSError.
     """
+    for path in rooms:
+        if os.path.exists(path):
+            kernel.mount(files.encode(path), files.encode(path), b"", kernel.MS_BIND | kernel.MS_REC)
+            _close_room(path, host_self)
+    if read_only:
+        kernel.mount(b"none", b"/", b"", _REMOUNT | kernel.MS_NOSUID | kernel.MS_NODEV)
+
+
+def shield_held(held: Held, *, read_only: bool, rooms: Tuple[str, ...]) -> None:
+    """The same for a container that is only held open, where no command of ours enters first. Raises EngineFailed."""
     if not read_only and not rooms:
         return
     child = os.fork()
@@ -215,20 +263,24 @@ def shield(held: Held, *, read_only: bool, rooms: Tuple[str, ...]) -> None:
             handle = os.open("/proc/%d/ns/mnt" % held.init, os.O_RDONLY | os.O_CLOEXEC)
             host_self = os.open("/proc/self", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             kernel.setns(handle, kernel.CLONE_NEWNS)
-            remount = kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY
-            for path in rooms:
-                if os.path.exists(path):
-                    kernel.mount(files.encode(path), files.encode(path), b"", kernel.MS_BIND | kernel.MS_REC)
-                    for place in _mounts_below(host_self, path):  # control groups lie below /sys, and a remount is not recursive
-                        kernel.mount(b"none", place, b"", remount | kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
-            if read_only:
-                kernel.mount(b"none", b"/", b"", remount | kernel.MS_NOSUID | kernel.MS_NODEV)
+            shield(host_self, read_only=read_only, rooms=rooms)
             os._exit(0)
         except OSError as error:
             os._exit(error.errno or 1)
     code = os.WEXITSTATUS(os.waitpid(child, 0)[1])
     if code:
         raise EngineFailed("cannot protect the container's root or kernel settings: %s" % os.strerror(code))
+
+
+def _close_room(path: str, host_self: int) -> None:
+    """Make a directory of the kernel's read-only, with every mount below it: control groups lie below /sys."""
+    try:
+        kernel.set_mount_attributes(files.encode(path), _CLOSED)
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
+        for place in _mounts_below(host_self, path):  # a remount is not recursive
+            kernel.mount(b"none", place, b"", _REMOUNT | kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
 
 
 def _mounts_below(host_self: int, path: str) -> Tuple[bytes, ...]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
-import signal
-from typing import Any, List, Tuple
 
 from gha_apptainer.domain.errors import InputError
 from gha_apptainer.node import process
+from gha_apptainer.node.interpreter import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, List, Tuple
+
+    Handler = Any  # what signal.signal gives and takes again
 
 PROXIED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 """Signals that a foreground command hands on to its container's main process."""
 CANCELLING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-Handler = Any  # what signal.signal gives and takes again
 
 
 def signal_number(text: str) -> int:
@@ -24,9 +28,19 @@ def signal_number(text: str) -> int:
     if name.startswith("SIGRTMIN+") and name[9:].isdigit():
         return int(signal.SIGRTMIN) + int(name[9:])
     found = getattr(signal, name, None)
-    if not isinstance(found, signal.Signals):
+    if not isinstance(found, int) or name.startswith("SIG_"):
         raise InputError("unknown signal %r" % text, remedy="use a name such as SIGTERM, or a number")
     return int(found)
+
+
+def signal_name(number: int) -> str:
+    """What a signal is called."""
+    import signal as face
+
+    try:
+        return face.Signals(number).name
+    except ValueError:
+        return "signal %d" % number
 
 
 def signal_process(pid: int, started: int, number: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import List, Tuple
 
 from gha_apptainer.domain.containers import (
     ANONYMOUS,
@@ -23,6 +22,10 @@ from gha_apptainer.domain.errors import HostUnfit, InputError
 from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.domain.values import dataclass, replace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List, Tuple
 
 HOLDER = "/.gha-apptainer-holder"
 """The holder's path inside, gone as soon as it runs."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import array
 import fcntl
 import os
 import select
-import signal
-import socket
 import termios
 import tty
-from typing import Any, Callable
+
+from gha_apptainer.node.engine import channel as channels
+from gha_apptainer.node.interpreter import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
 
 
 def open_inside(channel: int) -> int:
@@ -18,36 +21,14 @@ def open_inside(channel: int) -> int:
     terminal and give its descriptor.
     """
     master, end = os.openpty()
-    sender = socket.socket(fileno=os.dup(channel))
+    sender = channels.at(os.dup(channel))
     try:
-        send(sender, master)
+        channels.send_descriptor(sender, master)
     finally:
         sender.close()
         os.close(master)
     fcntl.ioctl(end, termios.TIOCSCTTY, 0)
     return end
-
-
-def send(channel: socket.socket, handle: int) -> None:
-    """Send one descriptor over a unix socket. man 7 unix, SCM_RIGHTS."""
-    channel.sendmsg([b"t"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [handle]))])
-
-
-def receive(channel: socket.socket) -> int:
-    """Receive one descriptor; -1 if none came."""
-    _, handle = receive_message(channel, 1)
-    return handle
-
-
-def receive_message(channel: socket.socket, size: int) -> tuple[bytes, int]:
-    """One message and the descriptor that came with it, or -1."""
-    data, extra, _, _ = channel.recvmsg(size, socket.CMSG_SPACE(4))
-    for level, kind, content in extra:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            handle = array.array("i", content[:4])[0]
-            os.set_inheritable(handle, False)
-            return data, handle
-    return data, -1
 
 
 class Relay:

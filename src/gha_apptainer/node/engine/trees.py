@@ -15,7 +15,7 @@ from gha_apptainer.domain.errors import EngineFailed, GhaError, TimedOut, disk_f
 from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.node import process
 from gha_apptainer.node.engine import kernel, layers, namespaces
-from gha_apptainer.node.engine.foreground import monitor_error
+from gha_apptainer.node.engine.channel import error_named
 from gha_apptainer.node.engine.layers import RootPlan
 
 _LIMIT = 4 * 3600  # seconds for one piece of work; copies of large images on slow disks are real
@@ -54,7 +54,7 @@ def in_namespace(host: HostFacts, act: Callable[[bool], Any]) -> Any:
         raise EngineFailed("the process that worked on an image's files was lost", cause="killed, or the machine is out of memory")
     words = json.loads(said)
     if "error" in words:
-        raise monitor_error(words["error"])
+        raise error_named(**words["error"])
     return words["result"]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import Iterator, List, Mapping, Tuple
 
 from gha_apptainer.domain.apptainer_trials import too_old, trial_argv, version_argv
 from gha_apptainer.domain.errors import GhaError, TimedOut, disk_full, is_disk_full
@@ -13,6 +12,10 @@ from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node import files, process
 from gha_apptainer.node.host.trial_root import host_loader, tiny_root
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterator, List, Mapping, Tuple
 
 CVMFS_APPTAINER = "/cvmfs/oasis.opensciencegrid.org/mis/apptainer/bin/apptainer"
 _LIMIT = 20.0  # seconds for one start of a candidate; the first from CVMFS is slow

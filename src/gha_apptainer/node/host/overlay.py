@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 from gha_apptainer.domain.errors import GhaError
 from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.node import files
+from gha_apptainer.node.host.keeping import keep, kept
 from gha_apptainer.node.host.surroundings import read_text
 
-_KEPT = "overlay.json"
+_KEPT, _FORM = "overlay.kept", "gha-apptainer overlay 1"
 
 
 def overlay_probe(upper_parent: str, lower: str, host: HostFacts) -> str:
@@ -28,7 +28,7 @@ def overlay_probe(upper_parent: str, lower: str, host: HostFacts) -> str:
         known = {name: reason for name, reason in known.items() if name.startswith(host.boot_id)}
         known[key] = _try(upper_parent, lower)
         try:
-            files.write_whole(path, json.dumps(known).encode())
+            keep(path, _FORM, [word for pair in known.items() for word in pair])
         except (OSError, GhaError):
             pass  # it is only tried again next time
     return known[key]
@@ -50,13 +50,8 @@ def file_system(path: str, mounts: str) -> str:
 
 
 def _known(path: str) -> dict[str, str]:
-    try:
-        found = json.loads(files.read_whole(path, limit=1 << 20))
-    except (OSError, ValueError, RecursionError, GhaError):
-        return {}
-    if isinstance(found, dict) and all(isinstance(word, str) for word in found.values()):
-        return found
-    return {}
+    words = kept(path, _FORM) or []
+    return dict(zip(words[::2], words[1::2])) if len(words) % 2 == 0 else {}
 
 
 def _try(upper_parent: str, lower: str) -> str:

@@ -5,21 +5,23 @@ Dear are the starts of programs and of namespaces. The rest (devices, ids, progr
 
 from __future__ import annotations
 
-import json
 import os
 import time
-from typing import Callable, Dict, Mapping, Optional, Tuple
 
 from gha_apptainer.domain.errors import GhaError
 from gha_apptainer.domain.hosts import HostFacts, IdRange
 from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.node import files
 from gha_apptainer.node.host import finding
+from gha_apptainer.node.host.keeping import keep, kept
 from gha_apptainer.node.host.surroundings import read_text, state_dir
 
-_KEPT = "host.json"
-_FORM = 2
-"""Number of the kept document's form; another form is probed anew."""
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Mapping, Optional, Tuple
+
+_KEPT, _FORM = "host.kept", "gha-apptainer host 3"
+"""The file and its form; another form is probed anew."""
 _CVMFS_S = 3600.0  # an Apptainer on CVMFS is not looked at again for this long: a look may hang
 _KERNEL = (
     "/proc/sys/user/max_user_namespaces",
@@ -32,7 +34,7 @@ _KERNEL = (
 _FUSE_DEVICE = os.makedev(10, 229)
 """https://www.kernel.org/doc/Documentation/admin-guide/devices.txt"""
 _CREDENTIALS = ("CapPrm:", "CapBnd:", "NoNewPrivs:", "Seccomp:")
-_Kept = Dict[str, object]
+_Kept = dict[str, object]
 
 
 def probe(settings: NodeSettings, environ: Mapping[str, str]) -> HostFacts:
@@ -43,33 +45,31 @@ def probe(settings: NodeSettings, environ: Mapping[str, str]) -> HostFacts:
     state = state_dir(environ)
     path = os.path.join(state, _KEPT)
     key = _key(settings, environ)
-    kept = _read_kept(path, key)
-    if kept is None:
-        kept = _try(settings, environ, state)
-        if not kept["apptainer_reason"]:  # a machine without one may get one any moment
-            until = time.time() + _CVMFS_S if str(kept["apptainer"]).startswith("/cvmfs/") else 0.0
-            files.write_whole(path, json.dumps({"form": _FORM, "key": key, "until": until, "kept": kept}).encode())
-    return _facts(state, environ, kept)
+    known = _read_kept(path, key)
+    if known is None:
+        known = _try(settings, environ, state)
+        if not known["apptainer_reason"]:  # a machine without one may get one any moment
+            until = time.time() + _CVMFS_S if str(known["apptainer"]).startswith("/cvmfs/") else 0.0
+            facts = ["%s=%s" % (name, int(value) if isinstance(value, bool) else value) for name, value in known.items()]
+            keep(path, _FORM, ["%.0f" % until, str(len(key)), *key, *facts])
+    return _facts(state, environ, known)
 
 
 def _read_kept(path: str, key: list[str]) -> Optional[_Kept]:
     """What was kept, or None where it is missing, forged, half-written, outdated or of another form."""
-    try:
-        found = json.loads(files.read_whole(path, limit=1 << 20))
-        if not isinstance(found, dict) or found.get("form") != _FORM or found.get("key") != key:
-            return None
-        kept, until = found.get("kept"), found.get("until")
-    except (OSError, ValueError, RecursionError, GhaError):
+    fields = kept(path, _FORM) or []
+    until, count, facts = fields[:1], fields[1:2], fields[2 + len(key) :]
+    if count != [str(len(key))] or fields[2 : 2 + len(key)] != key or not until[0].isdigit() or 0 < int(until[0]) < time.time():
         return None
-    if not isinstance(kept, dict) or not isinstance(until, (int, float)) or (until and until < time.time()):
+    found = dict(fact.partition("=")[::2] for fact in facts)
+    if len(facts) != len(found) or set(found) != {"apptainer_setuid", "apptainer_identity", *_TEXTS}:
         return None
-    wanted = {"apptainer_setuid": bool, "apptainer_identity": str, **dict.fromkeys(_TEXTS, str)}
-    if set(kept) != set(wanted) or any(type(kept[name]) is not kind for name, kind in wanted.items()):
+    apptainer = found["apptainer"]
+    if found["apptainer_reason"] or not apptainer or found["apptainer_setuid"] not in ("0", "1"):
         return None
-    apptainer = kept["apptainer"]
-    if kept["apptainer_reason"] or not apptainer:
+    if not apptainer.startswith("/cvmfs/") and _identity(apptainer) != found["apptainer_identity"]:
         return None
-    return kept if apptainer.startswith("/cvmfs/") or _identity(apptainer) == kept["apptainer_identity"] else None
+    return {**found, "apptainer_setuid": found["apptainer_setuid"] == "1"}
 
 
 _TEXTS = ("userns_reason", "proc_reason", "apptainer", "apptainer_version", "apptainer_reason")

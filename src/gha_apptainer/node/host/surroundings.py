@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import Mapping
 
 from gha_apptainer.domain.documents import from_json
 from gha_apptainer.domain.errors import InputError
 from gha_apptainer.domain.settings import ROUTES, NodeSettings
 from gha_apptainer.node import files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Mapping
 
 SITE_SETTINGS = "/etc/gha-apptainer/node.json"
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import ctypes
 import os
 import select
-import signal
 import struct
 import time
-from typing import Callable, Sequence, Tuple
 
 from gha_apptainer.domain.values import dataclass
+from gha_apptainer.node.interpreter import signal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Sequence, Tuple
 
 NEW_USER, NEW_MOUNT, NEW_PID, NEW_NET = 0x10000000, 0x00020000, 0x20000000, 0x40000000
 MOUNT_PRIVATE, MOUNT_RECURSIVE, MOUNT_BIND = 1 << 18, 16384, 4096

@@ -7,9 +7,9 @@ is first used, because a start of a container must not wait for what only a coll
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING
+import sys
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from gha_apptainer.node.images.collection import ListedImage, collect, list_images, remove_image
     from gha_apptainer.node.images.resolving import fetch, plan
@@ -34,4 +34,6 @@ def __getattr__(name: str) -> object:
     """The public names, from where they live (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError("module %r has no attribute %r" % (__name__, name))
-    return getattr(import_module("%s.%s" % (__name__, _HOMES[name])), name)
+    module = "%s.%s" % (__name__, _HOMES[name])
+    __import__(module)  # loading importlib for it would cost more than the module itself
+    return getattr(sys.modules[module], name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 
 from gha_apptainer.domain.values import dataclass
 
@@ -65,6 +64,8 @@ def type_of(path: str, mountinfo: str) -> str:
             continue
         point = fields[4]
         if "\\" in point:
+            import re
+
             point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code.group(1), 8)), point)
         if (path == point or point == "/" or path.startswith(point + "/")) and len(point) >= len(best):
             best, kind = point, found[0]  # of equal points the last one lies on top

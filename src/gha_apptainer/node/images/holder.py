@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Optional
 
 from gha_apptainer.domain.documents import from_json
 from gha_apptainer.domain.errors import GhaError, Untrusted
 from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node.files import decode, read_whole
 from gha_apptainer.node.process import alive, start_time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,14 @@ volumes, ports, stop signal and health check are lost there. The text is read, n
 from __future__ import annotations
 
 import os
-import re
-from typing import Dict, List, Mapping, Tuple
 
 from gha_apptainer.domain.errors import GhaError
 from gha_apptainer.domain.images import OciConfig
 from gha_apptainer.node.files import decode, read_whole
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, List, Mapping, Tuple
 
 ENV_FILES = (".singularity.d/env/10-docker2singularity.sh", ".singularity.d/env/10-docker.sh", ".singularity.d/env/90-environment.sh")
 RUNSCRIPT = ".singularity.d/runscript"
@@ -58,6 +60,8 @@ def _read_inside(rootfs: str, name: str) -> str:
 
 def _assignment(line: str) -> Tuple[str, ...]:
     """Name and value of `export A="v"` or `export A="${A:-"v"}"`; empty for what would need a shell to understand."""
+    import re
+
     found = re.match(_EXPORT, line)
     if not found:
         return ()
@@ -81,6 +85,8 @@ def _words(script: str, name: str) -> Tuple[str, ...]:
     found: List[str] = []
     if name + "=" not in script:
         return ()
+    import re
+
     match = re.search(r"^%s=(.*)$" % name, script, re.MULTILINE)
     if match:
         import shlex

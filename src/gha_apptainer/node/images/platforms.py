@@ -5,10 +5,12 @@ https://github.com/opencontainers/image-spec/blob/main/image-index.md; architect
 
 from __future__ import annotations
 
-from typing import Optional, Sequence
-
 from gha_apptainer.domain.errors import HostUnfit
 from gha_apptainer.domain.values import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional, Sequence
 
 _MACHINES = {
     "x86_64": ("amd64", ""),

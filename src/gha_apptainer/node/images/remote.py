@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Callable, Optional
-
 from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.image_plans import Login
 from gha_apptainer.domain.image_refs import ImageRef
@@ -11,7 +9,10 @@ from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node.images.platforms import platform_for
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Callable, Optional
+
     from gha_apptainer.node.images.registry_client import RegistryClient, Resolved
 
 

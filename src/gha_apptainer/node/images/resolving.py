@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Callable, List, Optional
-
 from gha_apptainer.domain.errors import GhaError, ImageFailed, InputError, disk_full, is_disk_full
 from gha_apptainer.domain.hosts import HostFacts
 from gha_apptainer.domain.image_plans import CHOSEN, LOST, STANDBY, Login, RoutePlan, RouteStep
@@ -12,6 +10,10 @@ from gha_apptainer.domain.images import PULL_NEVER, Image, check_pull_policy
 from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.node.images.remote import RegistryRemote
 from gha_apptainer.node.images.routes import Errand, NotServed, Question, table
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, List, Optional
 
 
 def _silent(_text: str) -> None:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import Optional, Tuple
 
 from gha_apptainer.domain.errors import GhaError, ImageFailed
 from gha_apptainer.domain.images import OciConfig
 from gha_apptainer.domain.oci_configs import config_from_plain, load_object
 from gha_apptainer.domain.values import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional, Tuple
 
 _HEADER = struct.Struct("<32s10s3s3s16sqqqqqqqq")
 _DESCRIPTOR = struct.Struct("<i?III7q128s384s")

@@ -21,7 +21,6 @@ import errno
 import os
 import stat
 import time
-from typing import ClassVar, Iterator, Optional, Tuple
 
 from gha_apptainer.domain.documents import from_json, to_json
 from gha_apptainer.domain.errors import GhaError, ImageFailed, Untrusted, disk_full, is_disk_full
@@ -30,6 +29,10 @@ from gha_apptainer.domain.images import SANDBOX, SIF, Digest, Image, OciConfig
 from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node.files import decode, encode, read_whole, remove_tree, tree_size, write_whole
 from gha_apptainer.node.images.holder import Holder, myself, read_holder
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import ClassVar, Iterator, Optional, Tuple
 
 ROOTFS_NAMES = {SANDBOX: "rootfs", SIF: "image.sif"}
 RECOUNT_AFTER = 86400.0

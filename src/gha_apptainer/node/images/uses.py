@@ -11,7 +11,6 @@ that are not in the store need no hold, and the three calls do nothing.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Tuple
 
 from gha_apptainer.domain.errors import InputError
 from gha_apptainer.domain.hosts import HostFacts
@@ -20,7 +19,10 @@ from gha_apptainer.domain.places import store_path
 from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.node.files import encode, write_whole
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Tuple
+
     from gha_apptainer.node.images.store import Store
 
 RENEW_USE = 300.0

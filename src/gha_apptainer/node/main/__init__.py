@@ -92,9 +92,8 @@ def _dispatch(verb: str, rest: Tuple[str, ...], more: Sequence[Tuple[str, str]])
         if code is not None:
             return code
     module, name, _ = VERBS[verb]
-    from importlib import import_module
-
-    function: Callable[..., int] = getattr(import_module(module), name)
+    __import__(module)  # loading importlib for it would cost more than most verbs
+    function: Callable[..., int] = getattr(sys.modules[module], name)
     if module.startswith(_HERE) and verb in DOCKER_LIKE:
         return function(rest, _context())
     return function(rest)

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Callable, List, Mapping, Optional, Sequence, Tuple
 
 from gha_apptainer.domain.asked import Asked
-from gha_apptainer.domain.container_specs import GPU_MASKS, check_platform, check_sources, container_spec
 from gha_apptainer.domain.containers import Args, ContainerSpec, ExitStatus, Owner, Stdio
 from gha_apptainer.domain.docker_options import ParsedOptions, parse_options
 from gha_apptainer.domain.errors import DOCKER_FAILURE, GhaError, InputError
 from gha_apptainer.domain.hosts import HostFacts
-from gha_apptainer.domain.image_plans import Login
-from gha_apptainer.domain.image_refs import ImageRef, parse
 from gha_apptainer.domain.images import Image
 from gha_apptainer.domain.settings import NodeSettings
 from gha_apptainer.node import files, process
 from gha_apptainer.node.main import complain, notes, tell
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:  # loading the engine costs more than parsing, and parsing may fail
+    from typing import Callable, List, Mapping, Optional, Sequence, Tuple
+
+    from gha_apptainer.domain.image_plans import Login
+    from gha_apptainer.domain.image_refs import ImageRef
     from gha_apptainer.node.engine.protocol import Engine
 
 AUTHFILE = "GHA_APPTAINER_AUTHFILE"
@@ -84,6 +85,8 @@ class Context:
 
     def spec(self, asked: Asked, *, lasting: bool, quiet: bool) -> ContainerSpec:
         """The container that was asked for, its image fetched. `lasting` ones belong to nobody, others to this process."""
+        from gha_apptainer.domain.container_specs import GPU_MASKS, check_platform, check_sources, container_spec
+
         check_platform(asked, self.host)
         owner = Owner(self.host.hostname, self.host.boot_id, SCOPE)
         if not lasting:
@@ -96,6 +99,7 @@ class Context:
 
     def image(self, asked: Asked, *, quiet: bool) -> Image:
         """The image, by the routes that the site has set; the one that was taken is said on stderr, with the digest."""
+        from gha_apptainer.domain.image_refs import parse
         from gha_apptainer.node import images
 
         plan = images.plan(parse(asked.image, os.getcwd()), asked.pull, self.settings, self.host)

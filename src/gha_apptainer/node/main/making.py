@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import signal
-from typing import TYPE_CHECKING, Optional
-
-from gha_apptainer.domain.container_specs import exec_request
 from gha_apptainer.domain.containers import Args, ExitStatus, Stdio
 from gha_apptainer.domain.docker_options import ParsedOptions
 from gha_apptainer.domain.errors import InputError, Refused
+from gha_apptainer.node.interpreter import signal
 from gha_apptainer.node.main import tell
 from gha_apptainer.node.main.context import Context, each, standard_streams, told_end
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Optional
+
     from gha_apptainer.node.engine.protocol import Engine
 
 _PATIENCE = 3600.0  # how long one wait for a container lasts before the next begins
@@ -112,6 +112,8 @@ def execute(argv: Args, context: Context) -> int:
         raise InputError("exec: no container named", remedy="gha-apptainer exec CONTAINER COMMAND [ARG…]")
     name, command = parsed.positional[0], parsed.positional[1:]
     found = context.engine.get(name)
+    from gha_apptainer.domain.container_specs import exec_request
+
     request = exec_request(found.spec, parsed.asked, command)
     return told_end(context.engine.exec(found.id, request, standard_streams(parsed.asked)))
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import time
-from typing import Callable, Dict, List, Sequence, Tuple
 
-from gha_apptainer.domain.containers import CREATED, EXITED, RUNNING, STARTING, TCP, Args, Container, HealthState
+from gha_apptainer.domain.containers import CREATED, EXITED, HEALTHY, RUNNING, STARTING, TCP, UNHEALTHY, Args, Container, HealthState
 from gha_apptainer.domain.docker_options import ParsedOptions
 from gha_apptainer.domain.docker_values import whole
 from gha_apptainer.domain.errors import InputError, Refused
 from gha_apptainer.node.main import tell
 from gha_apptainer.node.main.context import Context, each
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Dict, List, Sequence, Tuple
 
 PS_VERSION = 1
 """Version of the document that `ps --json` prints."""
@@ -66,10 +69,17 @@ def _filter(text: str) -> Callable[[Container], bool]:
         return lambda one: value in (one.spec.image.reference, one.spec.image.digest.text)
     if key == "status" and value in _STATES:
         return lambda one: one.state == value
+    if key == "health" and value in (STARTING, HEALTHY, UNHEALTHY, "none"):
+        return lambda one: value == ("none" if one.health is None else one.health.status)
+    if key == "network":
+        return lambda one: value in (one.spec.network_name, one.spec.network)
     if key == "label":
         name, wants, wanted = value.partition("=")
         return lambda one: name in one.spec.labels and (not wants or one.spec.labels[name] == wanted)
-    raise InputError("--filter: %r is not known" % text, remedy="id=, name=, label=, ancestor=, status=" + "|".join(_STATES))
+    raise InputError(
+        "--filter: %r is not known" % text,
+        remedy="id=, name=, label=, ancestor=, network=, health=starting|healthy|unhealthy|none, status=" + "|".join(_STATES),
+    )
 
 
 def row(one: Container) -> Dict[str, object]:

@@ -36,6 +36,7 @@ CATALOGUE = (
     Check("join", kernel.joining, "everything: each command enters its container"),
     Check("seccomp", kernel.seccomp, "package managers in containers, for users without subordinate ids"),
     Check("network-none", kernel.private_network, "`--network none`"),
+    Check("network-card", kernel.network_card, "`--network NAME`: containers that find each other by name"),
     Check("confinement", kernel.confinement, "told for diagnosis"),
     Check("cgroup", kernel.cgroups, "whether a kill for lack of memory is known or guessed"),
     Check("limits", kernel.limits, "builds and servers that open many files"),

@@ -107,6 +107,29 @@ def private_network(patient: Patient) -> Said:
     return ok("--network none works, lo is up")
 
 
+def network_card(patient: Patient) -> Said:
+    """A pair of virtual network cards (veth) is made in a network namespace of our own."""
+    if patient.facts.userns_reason:
+        return skip("no user namespace to try it in")
+
+    def pair() -> None:
+        from gha_apptainer.node.host import links
+
+        trying.own_namespace(trying.NEW_MOUNT | trying.NEW_NET)
+        here = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        route = links.Route()
+        route.pair(here)
+        route.up(links.INSIDE)
+
+    reason = trying.attempt(pair)
+    if reason:
+        return warn(
+            "containers of one network cannot reach each other: %s" % reason,
+            "load the kernel's veth module (modprobe veth); until then services are reached with --network host, and by published ports",
+        )
+    return ok("containers of one network can reach each other by name")
+
+
 def confinement(_: Patient) -> Said:
     """Names SELinux's mode and the AppArmor profile that we run under."""
     enforcing = read_text("/sys/fs/selinux/enforce").strip()

@@ -6,8 +6,7 @@ cannot, so that the next route is tried. A route's file is loaded when the row c
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Callable, Dict, Optional, Protocol, Tuple
+import sys
 
 from gha_apptainer.domain.errors import ImageFailed
 from gha_apptainer.domain.image_plans import Login, RouteStep
@@ -15,6 +14,12 @@ from gha_apptainer.domain.image_refs import DOCKER, PATH
 from gha_apptainer.domain.images import Digest, Image
 from gha_apptainer.domain.values import dataclass
 from gha_apptainer.node.images.remote import Question, RegistryRemote
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Dict, Optional, Protocol, Tuple
+else:
+    Protocol = object
 
 _NO_DIGEST = Digest()
 
@@ -70,7 +75,9 @@ class _Row:
         return self._route().take(errand, step)
 
     def _route(self) -> Route:
-        route: Route = getattr(import_module("%s.%s" % (__name__, self._module)), self._name)()
+        module = "%s.%s" % (__name__, self._module)
+        __import__(module)  # loading importlib for it would cost more than the route itself
+        route: Route = getattr(sys.modules[module], self._name)()
         return route
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Tuple
 
 from gha_apptainer.domain.errors import InputError
 from gha_apptainer.domain.image_plans import RouteStep
 from gha_apptainer.domain.image_refs import parse
 from gha_apptainer.domain.images import Image
 from gha_apptainer.node.images.routes import Errand, Look, Question
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Tuple
 
 
 class AliasRoute:

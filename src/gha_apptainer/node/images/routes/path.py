@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 
 from gha_apptainer.domain.errors import GhaError, ImageFailed, TimedOut
 from gha_apptainer.domain.hosts import HostFacts
@@ -78,7 +77,11 @@ def image_at(path: str, reference: str, route: str, host: HostFacts) -> Image:
 
 def digest_of_directory(path: str) -> Digest:
     """None for a plain tree; the config digest where CVMFS's own layout names the directory by it."""
-    found = re.search(_FLAT, path) if "/.flat/" in path else None
+    if "/.flat/" not in path:
+        return Digest()
+    import re
+
+    found = re.search(_FLAT, path)
     return Digest("sha256:" + found.group(2), "config") if found else Digest()
 
 
@@ -98,6 +101,7 @@ def check_readable(path: str) -> None:
 def digest_of_file(path: str, host: HostFacts) -> Digest:
     """The sha256 of a file, remembered by its identity, size and times, because a SIF of a gigabyte takes two seconds."""
     import hashlib  # slow to load, and an unpacked directory does not need it
+    import re
 
     state = os.stat(path)
     identity = "%s %d %d %d %d %d" % (path, state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Tuple
 
 from gha_apptainer.domain.errors import GhaError
 from gha_apptainer.domain.hosts import HostFacts
@@ -16,6 +15,10 @@ from gha_apptainer.node.images.platforms import platform_for
 from gha_apptainer.node.images.progress import megabytes
 from gha_apptainer.node.images.routes import Errand, Look, NotServed, Question
 from gha_apptainer.node.images.store import Store, StoredImage
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Tuple
 
 
 class StoreRoute:
