@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shlex
-from typing import Callable, List, Mapping, Sequence, Tuple
+from typing import TYPE_CHECKING, Callable, List, Mapping, Sequence, Tuple
 
 from gha_apptainer.domain.asked import Asked
 from gha_apptainer.domain.containers import Args, Mount
 from gha_apptainer.domain.docker_options import ParsedOptions, parse_options
 from gha_apptainer.domain.docker_table import OPTIONS
-from gha_apptainer.domain.docker_values import Reader, size, whole
+from gha_apptainer.domain.docker_values import size, whole
 from gha_apptainer.domain.errors import InputError, Refused
 from gha_apptainer.domain.hook_policy import HookPolicy, check_device, rights
 from gha_apptainer.domain.values import dataclass, replace
+
+if TYPE_CHECKING:
+    from gha_apptainer.domain.docker_values import Reader
 
 JOB, SERVICE = "job container", "service"
 _FREE_CAPABILITIES = ("SYS_PTRACE", "CAP_SYS_PTRACE")
