@@ -30,7 +30,8 @@ SHOW = (
 )
 OURS = {
     "gha_apptainer.domain", "gha_apptainer.domain.hook_arguments", "gha_apptainer.node", "gha_apptainer.node.engine",
-    "gha_apptainer.node.engine.enter", "gha_apptainer.node.engine.flat", "gha_apptainer.node.engine.foreign", "gha_apptainer.node.engine.join",
+    "gha_apptainer.node.engine.enter", "gha_apptainer.node.engine.flat", "gha_apptainer.node.engine.foreign",
+    "gha_apptainer.node.engine.join",
     "gha_apptainer.node.engine.kernel", "gha_apptainer.node.engine.programs", "gha_apptainer.node.hooks",
     "gha_apptainer.node.hooks.cancelling", "gha_apptainer.node.hooks.door", "gha_apptainer.node.hooks.flat",
     "gha_apptainer.node.hooks.step", "gha_apptainer.node.hooks.telling", "gha_apptainer.node.interpreter",
