@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from typing import Callable, List, Mapping, Sequence, Tuple
+from typing import TYPE_CHECKING, Callable, List, Mapping, Sequence, Tuple
 
 from gha_apptainer.domain.asked import Asked
 from gha_apptainer.domain.containers import Args, Mount
@@ -14,7 +14,6 @@ from gha_apptainer.domain.errors import InputError, Refused
 from gha_apptainer.domain.hook_policy import HookPolicy, check_device, rights
 from gha_apptainer.domain.values import dataclass, replace
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from gha_apptainer.domain.docker_values import Reader
 

@@ -37,6 +37,7 @@ def test_check_plays_a_job_on_this_machine(all_hooks: HookRunner) -> None:
 def test_check_of_installed_hooks_says_who_could_change_them(hooks: HookRunner) -> None:
     place = str(hooks.install({"privileged": "ignore"}))
     code, found = statuses(hooks, place)
+    assert found["javascript"] == ("ok" if hooks.node else "skip"), found
     assert (code, found["installed"], found["ownership"]) == (1, "ok", "fail"), found  # they are the runner's user's own
     code, found = statuses(hooks, place, ACTIONS_RUNNER_REQUIRE_JOB_CONTAINER="true")
     assert (code, found["ownership"]) == (0, "warn"), found

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from gha_apptainer.domain.containers import HEALTHY, STARTING, UNHEALTHY, ContainerSpec, HealthState, Owner, Probe
 from gha_apptainer.domain.images import SANDBOX, Digest, Health, Image, OciConfig
+from gha_apptainer.node import files
 from gha_apptainer.node.engine import health, networks, sockets, starting, switching
+from gha_apptainer.node.engine.records import Records
 
 IMAGE = Image("x", Digest(), OciConfig(), "/r", SANDBOX, "path")
 MACHINE = "# made by hand\nnameserver 10.0.0.53\nsearch site.example\noptions edns0\n"
@@ -137,3 +140,23 @@ def test_a_switching_script_has_a_mark_and_no_placeholder() -> None:
         assert "FOLDER" not in text
         assert "TOOL" not in text
         assert "original=/.singularity.d/gha-apptainer/%s\n" % tool in text
+
+
+def test_a_network_that_is_swept_away_before_its_first_member_has_spoken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another command removes a network in which nobody is, at any moment between our making it and our being in it."""
+    tmp_path.chmod(0o700)
+    records = Records(str(tmp_path))
+    made = networks.Membership(records, "net", "a" * 64)
+    real = files.private_directory
+    sweeps = [3]
+
+    def swept(path: str) -> str:
+        found = real(path)
+        if path.endswith("/net") and sweeps[0]:
+            sweeps[0] -= 1
+            os.rmdir(path)
+        return found
+
+    monkeypatch.setattr(files, "private_directory", swept)
+    made.say(networks.Member("127.0.0.9", ("x",), (), (), 1, 1, "here"))
+    assert os.listdir(tmp_path / "networks" / "net") == ["a" * 64]

@@ -77,6 +77,9 @@ def own_names(spec: ContainerSpec, name: str, identity: str) -> Args:
     return tuple(dict.fromkeys(one for one in names if one))
 
 
+_TRIES = 100
+
+
 class Membership:
     """One container's place in its network."""
 
@@ -88,8 +91,14 @@ class Membership:
     def say(self, member: Member) -> None:
         """Tell the others."""
         files.private_directory(os.path.dirname(self._folder))
-        files.private_directory(self._folder)
-        files.write_whole(os.path.join(self._folder, self._identity), to_json(member).encode())
+        for left in reversed(range(_TRIES)):  # a network without members is swept away, and ours has none before our word is in it
+            try:
+                files.private_directory(self._folder)
+                files.write_whole(os.path.join(self._folder, self._identity), to_json(member).encode())
+                return
+            except FileNotFoundError:
+                if not left:
+                    raise
 
     def leave(self) -> None:
         """Be no member any more."""

@@ -7,10 +7,10 @@ job container itself goes on: `always()` steps and the job's end come after this
 from __future__ import annotations
 
 import os
-import signal
 import time
 
 from gha_apptainer.node.hooks import telling
+from gha_apptainer.node.interpreter import signal
 
 MYPY = False
 if MYPY:
@@ -104,7 +104,11 @@ class Watch:
 
 def name(number: int) -> str:
     """A signal's name."""
-    return _NAMES.get(number) or signal.Signals(number).name
+    if number in _NAMES:
+        return _NAMES[number]
+    import signal as named  # the module with the names is slow to load, and few commands end so
+
+    return named.Signals(number).name
 
 
 def _stat(pid: int) -> list[bytes]:

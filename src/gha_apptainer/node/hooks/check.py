@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import tempfile
 import uuid
@@ -83,7 +84,9 @@ class _Trial:
             )
         found.append(self._one(CONTAINER, self._container_args(image)))
         found.append(self._one(CLEANUP, {}))
-        if all(one.status == OK for one in found):
+        if self._directory:
+            found.append(self._through_node())
+        if all(one.status in (OK, SKIP) for one in found):
             missing = [name for name in ("result", "container-result") if not os.path.exists(os.path.join(self._work, "r/r", name))]
             if missing:
                 found.append(Finding("workspace", FAIL, "what steps wrote into the workspace is not there: %s" % ", ".join(missing)))
@@ -107,6 +110,19 @@ class _Trial:
             if not isinstance(answer.get("isAlpine"), bool):
                 return Finding(name, FAIL, "the answer has no isAlpine")
         return Finding(name, OK, "works")
+
+    def _through_node(self) -> Finding:
+        """The file that runners start, where this machine has a node of its own; the runner brings another."""
+        node = shutil.which("node", path=self._environ.get("PATH") or None)
+        if not node:
+            return Finding("javascript", SKIP, "no node in PATH to try %s with; the runner brings its own" % shims.JS)
+        request = json.dumps({"command": CLEANUP, "responseFile": "", "args": {}, "state": None}) + "\n"
+        argv = (node, os.path.join(self._directory, shims.JS))
+        done = process.run(argv, env=self._env(), timeout=_LIMIT, input=request.encode(), cwd="/")
+        if done.code:
+            told = (done.stdout + done.stderr).decode("utf-8", "replace").strip()[-200:]
+            return Finding("javascript", FAIL, "%s ended with %d: %s" % (shims.JS, done.code, told))
+        return Finding("javascript", OK, "%s works with %s" % (shims.JS, node))
 
     def _argv(self) -> Tuple[str, ...]:
         if self._directory:

@@ -7,10 +7,10 @@ The call is one JSON object on stdin. `--tie` ends us with our parent PID, `--ow
 from __future__ import annotations
 
 import os
-import signal
 import sys
 
 from gha_apptainer.node.hooks import cancelling, telling
+from gha_apptainer.node.interpreter import signal
 
 MYPY = False
 if MYPY:

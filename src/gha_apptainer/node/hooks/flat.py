@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 VERSION = b"gha-apptainer job 1"
-_FIELDS = ("container", "image", "scope", "node", "cpus", "limits", "work", "helpers")
+_FIELDS = ("container", "image", "scope", "node", "cpus", "limits", "work", "helpers", "ooms")
 SCOPE = ("RUNNER_TRACKING_ID", "GITHUB_RUN_ID", "GITHUB_RUN_ATTEMPT", "GITHUB_JOB", "RUNNER_NAME", "GITHUB_WORKSPACE")
 """Variables of a hook's environment that are the same for every call of one job, and differ between jobs."""
 _LIMIT = 1 << 16
@@ -19,7 +19,8 @@ class FlatJob:
 
     `container` is the job container's id (empty: the job has services only), `image` its reference for messages. `node` says why the
     runner's own node cannot run in it, or is empty. `cpus` are processors as "0,2", `limits` hard limits as "NUMBER=VALUE,…", `work` is the
-    runner's work directory. `helpers` are the processes that serve the container's root, as "PID:STARTED,…".
+    runner's work directory. `helpers` are the processes that serve the container's root, as "PID:STARTED,…". `ooms` is how many
+    processes of the runner's control group the kernel had killed for memory when the job began, "-1" where that cannot be read.
     """
 
     __slots__ = _FIELDS
@@ -34,9 +35,10 @@ class FlatJob:
         limits: str = "",
         work: str = "",
         helpers: str = "",
+        ooms: str = "-1",
     ) -> None:
         self.container, self.image, self.scope, self.node = container, image, scope, node
-        self.cpus, self.limits, self.work, self.helpers = cpus, limits, work, helpers
+        self.cpus, self.limits, self.work, self.helpers, self.ooms = cpus, limits, work, helpers, ooms
 
 
 def scope_of(environ: os._Environ[str] | dict[str, str]) -> str:

@@ -18,6 +18,7 @@ from gha_apptainer.domain.images import Image
 from gha_apptainer.domain.job_options import JOB, SERVICE
 from gha_apptainer.domain.values import replace
 from gha_apptainer.node import apptainer, files, process
+from gha_apptainer.node.engine import cgroups
 from gha_apptainer.node.engine import flat as engine_flat
 from gha_apptainer.node.hooks import cards, cleanup, looking, parallel
 from gha_apptainer.node.hooks.flat import FlatJob
@@ -243,6 +244,7 @@ class _Preparation:
                 limits=first.limits if first else "",
                 work=self._planner.work,
                 helpers=root_helpers(self._around, made[0]) if first else "",
+                ooms=str(cgroups.oom_kills()),
             ),
         )
 

@@ -160,7 +160,7 @@ def _enter(step: Step, job: flat.FlatJob, base: str, watch: cancelling.Watch) ->
         telling.error("root file system lost", "what serves the container's root file system ended: the step may have read nonsense")
         return FAILED
     if code and not watch.number:
-        _explain(code, record)
+        _explain(code, record, job)
     return code
 
 
@@ -210,16 +210,12 @@ def _not_started(failed: join.JoinFailed, step: Step, job: flat.FlatJob) -> str:
     return "%s\nimage %s" % (failed.text, job.image)
 
 
-def _explain(code: int, record: engine_flat.JoinRecord) -> None:
+def _explain(code: int, record: engine_flat.JoinRecord, job: flat.FlatJob) -> None:
     """One line before the runner's generic ones, which name the administrator whatever went wrong."""
     if _is_gone(record):
         telling.error("job container ended", "the job container ended while the step ran: out of memory, or killed from outside")
     elif code == 137:
-        telling.error(
-            "step killed",
-            "the step's command was ended by SIGKILL (exit code 137)\nprobably the memory limit of the job or of the machine: "
-            "ask for more memory, or let fewer processes run at once",
-        )
+        telling.error("step killed", "the step's command was ended by SIGKILL (exit code 137)\n%s" % _memory(job))
     elif 128 < code < 193:
         try:
             known = cancelling.name(code - 128)
@@ -231,6 +227,16 @@ def _explain(code: int, record: engine_flat.JoinRecord) -> None:
             "\ngha-apptainer: the step's own command ended with exit code %d; the runner's words about its container implementation "
             "that follow stand there for every failed step\n" % code
         )
+
+
+def _memory(job: flat.FlatJob) -> str:
+    """What is known of a lack of memory after a SIGKILL: the kernel's own count where it can be read, else a guess that says so."""
+    from gha_apptainer.node.engine import cgroups  # only after a failure
+
+    remedy = "ask for more memory, or let fewer processes run at once"
+    if 0 <= int(job.ooms) < cgroups.oom_kills():
+        return "out of memory: the kernel has killed a process of this job for it: " + remedy
+    return "probably the memory limit of the job or of the machine: " + remedy
 
 
 def _deliver_card(place: str, job: flat.FlatJob) -> None:
