@@ -126,6 +126,9 @@ class Bench:
         self.sif = str(work / "image.sif")
         self.subjects: list[Subject] = []
         self.left_out: list[str] = []
+        self.podman_base: tuple[str, ...] = ()
+        self.podman_flags: tuple[str, ...] = ()
+        self.podman_image = ""
         self._plain = Spawner(None, str(work / "stderr"))
         self._mapped = Spawner(self.facts if os.geteuid() == 0 else None, str(work / "stderr"))
         self._made = 0
@@ -188,16 +191,21 @@ class Bench:
         if not found:
             self.left_out.append("podman exec, podman run: Podman is not installed")
             return
-        rootfs = str(self.work / "podman")
+        rootfs = self.podman_image = str(self.work / "podman")
         shutil.copytree(self.image, rootfs, symlinks=True, ignore=shutil.ignore_patterns("dev"))
-        base = (found, "--cgroup-manager=cgroupfs", "--root", str(self.work / "podman-root"), "--runroot", str(self.work / "podman-run"))
-        flags = ("--network=host", "--cgroups=disabled")
-        _, code = self._plain.run((*base, "run", "-d", "--name", "held", *flags, "--rootfs", rootfs, "/bin/sleep", "3600"), self.env)
-        if code:
-            self.left_out.append("podman exec, podman run: it cannot run a container here (exit code %d)" % code)
+        for base, flags in podman_ways(found, self.work):
+            argv = (*base, "run", "-d", "--name", "held", "--network=host", *flags, "--rootfs", rootfs, "/bin/sleep", "3600")
+            _, code = self._plain.run(argv, self.env)
+            if code == 0:
+                break
+            self._plain.run((*base, "rm", "-f", "-t", "0", "held"), self.env)
+        else:
+            self.left_out.append("podman exec, podman run: it cannot run a container here: %s" % self.said()[-200:])
             return
+        self.podman_base, self.podman_flags = base, flags
+        run = (*base, "run", "--rm", "--network=host", *flags, "--rootfs", rootfs + ":O", TRUE)
         self.subjects.append(Subject("podman exec", (*base, "exec", "held", TRUE), self.env))
-        self.subjects.append(Subject("podman run --rm", (*base, "run", "--rm", *flags, "--rootfs", rootfs + ":O", TRUE), self.env))
+        self.subjects.append(Subject("podman run --rm", run, self.env))
 
     def _ours(self) -> None:
         raw = "import sys; sys.path.insert(0, %r); from gha_apptainer.node.engine import enter; sys.exit(enter.main(sys.argv[1:]))" % str(
@@ -276,11 +284,24 @@ class Bench:
         """End what was started."""
         self._mapped.run((self.facts.apptainer, "-s", "instance", "stop", "bench"), self.env)
         self._plain.run(self.ours("rm", "-f", "held", "timed"), self.env)
-        if shutil.which("podman"):
-            base = ("--root", str(self.work / "podman-root"), "--runroot", str(self.work / "podman-run"))
-            self._plain.run((str(shutil.which("podman")), *base, "rm", "-f", "-t", "0", "held"), self.env)
+        if self.podman_base:
+            self._plain.run((*self.podman_base, "rm", "-f", "-t", "0", "--all"), self.env)
+            # its storage stays mounted on itself, as for an ordinary installation
+            self._plain.run((str(shutil.which("umount")), "-R", "-l", str(self.work / "podman-root" / "overlay")), self.env)
         self._plain.close()
         self._mapped.close()
+
+
+def podman_ways(found: str, work: Path) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Ways to start Podman, its usual one first: global options, and those of run. crun refuses mixed control groups, and without
+    CAP_SYS_RESOURCE limits can only be lowered.
+    """
+    places = ("--cgroup-manager=cgroupfs", "--root", str(work / "podman-root"), "--runroot", str(work / "podman-run"))
+    limits = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
+    yield (found, *places), ("--cgroups=disabled",)
+    yield (found, *places), ("--cgroups=disabled", *limits)
+    if shutil.which("runc"):
+        yield (found, "--runtime", "runc", *places), limits
 
 
 def python() -> str:

@@ -183,13 +183,12 @@ class Peers(Bench):
 
     def podman_job(self) -> float | None:
         """Milliseconds of a network and two containers in it, as the runner makes them; None where Podman cannot."""
-        found = shutil.which("podman")
-        if not found or not any(one.name == PODMAN for one in self.subjects):
+        if not self.podman_base:
             return None
-        base = (found, "--cgroup-manager=cgroupfs", "--root", str(self.work / "podman-root"), "--runroot", str(self.work / "podman-run"))
+        base = self.podman_base
         name = "job" + uuid.uuid4().hex[:8]
-        rootfs = str(self.work / "podman") + ":O"
-        run = ("run", "-d", "--cgroups=disabled", "--network", name)
+        rootfs = self.podman_image + ":O"
+        run = ("run", "-d", *self.podman_flags, "--network", name)
         total = 0.0
         for words in (("network", "create", name), (*run, "--name", name + "a", "--rootfs", rootfs, "/bin/sleep", "3600"),
                       (*run, "--name", name + "b", "--rootfs", rootfs, "/bin/sleep", "3600")):  # fmt: skip
