@@ -12,9 +12,9 @@ import signal
 import time
 from typing import Callable, Dict, List, NoReturn, Sequence, Tuple, Union
 
-from gha_apptainer.domain import errors
 from gha_apptainer.domain.errors import EngineFailed, GhaError, TimedOut, disk_full, is_disk_full
 from gha_apptainer.node.engine import kernel
+from gha_apptainer.node.engine.channel import error_named
 
 Result = Union[str, GhaError]
 
@@ -98,7 +98,4 @@ def _result(data: bytes) -> Result:
     words = json.loads(data.decode("ascii"))
     if "done" in words:
         return str(words["done"])
-    kind = getattr(errors, words["kind"], EngineFailed)
-    if not (isinstance(kind, type) and issubclass(kind, GhaError)) or kind is errors.ProcessFailed:
-        kind = EngineFailed
-    return kind(words["what"], cause=words["cause"], remedy=words["remedy"])
+    return error_named(**words)
