@@ -48,7 +48,8 @@ def test_image_is_unpacked_once_with_its_configuration(puller: Puller, local_reg
     assert dict(config["env"])["A-B"] == "dash"
     assert (config["user"], config["workdir"], config["stop_signal"]) == ("7:8", "/work", "SIGINT")
     assert (config["volumes"], config["ports"]) == (["/data"], ["80/tcp"])
-    assert config["healthcheck"] == {"test": ["CMD", "true"], "interval": 2.0, "timeout": 0.0, "start_period": 0.0, "retries": 4}
+    durations = {"interval": 2.0, "timeout": 0.0, "start_period": 0.0, "start_interval": 0.0}
+    assert config["healthcheck"] == {"test": ["CMD", "true"], "retries": 4, **durations}
     rootfs = Path(first["rootfs"])
     assert rootfs == puller.store / "images" / pushed.manifest[7:] / "rootfs"
     assert (rootfs / "etc/marker").read_text() == "first"

@@ -131,17 +131,12 @@ def reap(pid: int, limit: float) -> bool:
         time.sleep(0.0002)
 
 
-_HERE: list[str] = []
-
-
 def here() -> str:
-    """Where our pids mean something: host name, boot and pid namespace, as one word without dashes. It stays so for a process's life."""
-    if not _HERE:
-        with open("/proc/sys/kernel/random/boot_id") as handle:
-            boot = handle.read(8)
-        host = "".join(mark if mark.isalnum() else "_" for mark in os.uname().nodename)
-        _HERE.append("%s.%s.%d" % (host, boot, os.stat("/proc/self/ns/pid").st_ino))
-    return _HERE[0]
+    """Where our pids mean something: host name, boot and pid namespace, as one word without dashes."""
+    with open("/proc/sys/kernel/random/boot_id") as handle:
+        boot = handle.read(8)
+    host = "".join(mark if mark.isalnum() else "_" for mark in os.uname().nodename)
+    return "%s.%s.%d" % (host, boot, os.stat("/proc/self/ns/pid").st_ino)
 
 
 def elsewhere(place: str) -> bool:
