@@ -34,8 +34,9 @@ def test_the_root_filesystem_lasts_over_steps(all_hooks: HookRunner) -> None:
 
 @pytest.mark.case("hooks-27")
 def test_a_daemon_is_there_for_the_next_step_and_gone_at_the_end(hooks: HookRunner) -> None:
-    daemon = "(while true; do date +%s%N > /alive; sleep 0.05; done) > /dev/null 2>&1 < /dev/null &"
-    check = 'first=$(cat /alive); sleep 0.5; test "$first" != "$(cat /alive)"; echo still alive'
+    daemon = "(while true; do date +%s%N > /new; mv /new /alive; sleep 0.05; done) > /dev/null 2>&1 < /dev/null &"
+    waits = 'while [ "$first" = "$(cat /alive)" ] && [ $n -lt 100 ]; do sleep 0.1; n=$((n + 1)); done'
+    check = "first=$(cat /alive); n=0; %s; test $n -lt 100; echo still alive" % waits
     done = hooks.play(job(daemon + " sleep 0.2", check))
     assert "still alive" in done.text("2"), done
 
