@@ -11,10 +11,10 @@ from gha_apptainer.domain.hook_policy import HookPolicy, check_device, check_ima
 from gha_apptainer.domain.hook_requests import HookMount
 from gha_apptainer.domain.image_refs import parse
 
-LINKS = {"/work/link": "/etc", "/data/out": "/", "/var/run/docker.sock": "/run/docker.sock", "/work/_temp": "/work/_temp"}
+LINKS = {"/runner/link": "/etc", "/data/out": "/", "/var/run/docker.sock": "/run/docker.sock", "/runner/_temp": "/runner/_temp"}
 
 
-def view(work: str = "/work", exists: bool = True) -> HostView:
+def view(work: str = "/runner", exists: bool = True) -> HostView:
     def real(path: str) -> str:
         import posixpath
 
@@ -79,21 +79,21 @@ def test_mounts_that_are_allowed() -> None:
         HookMount("/data/new", "/d/../e"),
         HookMount("", "/s"),
         HookMount("name", "/n"),
-        HookMount("/work/x", "/w"),
+        HookMount("/runner/x", "/w"),
     )
     assert user_mounts(wanted, policy, view()) == (
         Mount("/cvmfs/x", "/c", True, BIND, create=True),
         Mount("/data/new", "/e", False, BIND, create=True),
         Mount("", "/s", False, ANONYMOUS),
         Mount("job-%s.name" % ("a" * 16), "/n", False, VOLUME),
-        Mount("/work/x", "/w", False, BIND, create=True),
+        Mount("/runner/x", "/w", False, BIND, create=True),
     )
     assert volume_name("name", HookPolicy(volumes="runner"), "b" * 32) == "runner.name"
 
 
 @pytest.mark.case("hooks-79")
 @pytest.mark.parametrize(
-    "source", ["/etc", "/", "/cvmfs/../etc", "/work/link/passwd", "/data/out/etc", "/var/run/docker.sock", "/workshop"]
+    "source", ["/etc", "/", "/cvmfs/../etc", "/runner/link/passwd", "/data/out/etc", "/var/run/docker.sock", "/runnershop"]
 )
 def test_mounts_that_are_not(source: str) -> None:
     with pytest.raises(Refused) as caught:
@@ -110,18 +110,18 @@ def test_a_path_to_read_must_be_there() -> None:
 def test_the_runners_own_mounts() -> None:
     wanted = (
         HookMount("/var/run/docker.sock", "/var/run/docker.sock"),
-        HookMount("/work/_actions", "/__w/_actions"),
-        HookMount("/work", "/__w"),
+        HookMount("/runner/_actions", "/__w/_actions"),
+        HookMount("/runner", "/__w"),
     )
     mounts = system_mounts(wanted, view())
     assert [one.target for one in mounts] == ["/__w/_actions", "/__w"]
     assert all(one.create for one in mounts)
-    assert work_of(wanted, {}) == "/work"
+    assert work_of(wanted, {}) == "/runner"
     assert work_of((), {"RUNNER_TEMP": "/other/_temp"}) == "/other"
-    assert host_spelling(mounts, "/work") == (Mount("/work", "/work", create=True),)
-    assert host_spelling((Mount("/x", "/work/inner"),), "/work") == ()
+    assert host_spelling(mounts, "/runner") == (Mount("/runner", "/runner", create=True),)
+    assert host_spelling((Mount("/x", "/runner/inner"),), "/runner") == ()
     with pytest.raises(Refused, match="link leads elsewhere"):
-        system_mounts((HookMount("/work/link", "/__w/_temp"),), view())
+        system_mounts((HookMount("/runner/link", "/__w/_temp"),), view())
 
 
 def test_images_and_devices() -> None:
@@ -136,8 +136,8 @@ def test_images_and_devices() -> None:
     with pytest.raises(Refused):
         check_device(policy, "/dev/sda")
     assert image_path_reason("/cvmfs/x", HookPolicy(), view()) is None
-    assert image_path_reason("/work/x", HookPolicy(), view()) is None
-    assert image_path_reason("/work/link", HookPolicy(), view()) is not None
+    assert image_path_reason("/runner/x", HookPolicy(), view()) is None
+    assert image_path_reason("/runner/link", HookPolicy(), view()) is not None
     assert "ignored" in rights(HookPolicy(privileged="ignore"), "--cap-add", "ALL")
 
 

@@ -120,7 +120,7 @@ class Entered:
             if self._report or not self._pid or status:
                 raise self._failure()
         except BaseException:
-            self.close()
+            self.abandon()
             raise
 
     def go(self) -> int:
@@ -137,6 +137,13 @@ class Entered:
         finally:
             self.close()
 
+    def abandon(self) -> None:
+        """End the process that waits, and reap it: a pid namespace does not end before every process of it was reaped."""
+        self.close()
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+
     def close(self) -> None:
         """Without `go` before, the process ends."""
         for handle in (self._errors, self._go):
@@ -149,6 +156,7 @@ class Entered:
         self._go = -1
         if self._pid:
             os.waitpid(self._pid, 0)
+            self._pid = 0
         return _failure(self._report, self._command)
 
 

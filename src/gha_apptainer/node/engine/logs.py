@@ -14,7 +14,7 @@ from gha_apptainer.domain.errors import disk_full, is_disk_full
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Dict, Iterator, List, Tuple
+    from typing import BinaryIO, Callable, Dict, Iterator, List, Optional, Tuple
 
 PART = 16 << 10
 """The longest piece of a line in one record, in bytes."""
@@ -133,11 +133,9 @@ def read(directory: str, *, follow: bool, tail: int, ended: Callable[[], bool], 
 
 def _current(directory: str, before: List[bytes], follow: bool, tail: int, ended: Callable[[], bool], pause: float) -> Iterator[LogLine]:
     path = os.path.join(directory, _NAME)
-    while not os.path.exists(path):
-        if ended():
-            return
-        time.sleep(pause)
-    handle = open(path, "rb")  # noqa: SIM115 - reopened on rotation, closed below
+    handle = _opened(path, ended, pause)
+    if handle is None:
+        return
     try:
         chunk, rest = _whole_lines(handle.read())
         lines = before + chunk
@@ -147,14 +145,29 @@ def _current(directory: str, before: List[bytes], follow: bool, tail: int, ended
             more, rest = _whole_lines(rest + handle.read())
             yield from map(parse, more)
             if not more and _rotated(path, handle.fileno()):
+                following = _opened(path, ended, pause)
+                if following is None:
+                    return
                 handle.close()
-                handle = open(path, "rb")  # noqa: SIM115 - closed below
+                handle = following
             elif last and not more:
                 return
             elif not more:
                 time.sleep(pause)
     finally:
         handle.close()
+
+
+def _opened(path: str, ended: Callable[[], bool], pause: float) -> Optional[BinaryIO]:
+    """The newest file as soon as it is there; at any moment the writer may be between two of them. None if there will be none."""
+    while True:
+        last = ended()
+        try:
+            return open(path, "rb")
+        except FileNotFoundError:
+            if last:
+                return None
+        time.sleep(pause)
 
 
 def _whole_lines(data: bytes) -> Tuple[List[bytes], bytes]:

@@ -271,7 +271,8 @@ class Monitor:
         command = self._main_command()
         mine, theirs = self._terminal
         try:
-            self._main = self._entered.go() if self._entered is not None else join.spawn(record, command)
+            entered, self._entered = self._entered, None
+            self._main = entered.go() if entered is not None else join.spawn(record, command)
             if command.terminal >= 0:
                 self._take_terminal(mine)
         except join.JoinFailed as failed:
@@ -573,6 +574,8 @@ class Monitor:
         signal.signal(signal.SIGIO, signal.SIG_IGN)
         cause = error.cause
         try:
+            if self._entered is not None and not self._main:
+                self._entered.abandon()
             self._clean()
             if os.path.isdir(self._records.path(self._job.identity)):
                 self._finish(ExitStatus(DOCKER_FAILURE, started=self._since, finished=time.time(), reason=error.what))
